@@ -1,0 +1,291 @@
+#include "arguments.h"
+
+#include <torch/csrc/stable/ops.h>
+#include <torch/headeronly/core/ScalarType.h>
+
+#include <numeric>
+#include <sstream>
+#include <stdexcept>
+#include <utility>
+
+namespace fastprune {
+namespace {
+
+using torch::headeronly::ScalarType;
+
+template <class... Parts>
+[[noreturn]] void fail(const Parts&... parts) {
+  std::ostringstream message;
+  message << "fastprune: ";
+  (message << ... << parts);
+  throw std::invalid_argument(message.str());
+}
+
+template <class... Parts>
+void require(bool condition, const Parts&... parts) {
+  if (!condition) fail(parts...);
+}
+
+DType dtype_of(const char* name, const Tensor& tensor, std::initializer_list<DType> allowed) {
+  const ScalarType type = tensor.scalar_type();
+  for (DType dtype : allowed) {
+    if ((dtype == DType::f32 && type == ScalarType::Float) ||
+        (dtype == DType::bf16 && type == ScalarType::BFloat16) ||
+        (dtype == DType::f16 && type == ScalarType::Half) ||
+        (dtype == DType::f64 && type == ScalarType::Double)) {
+      return dtype;
+    }
+  }
+  fail(name, " has an unsupported dtype");
+}
+
+void require_type(const char* name, const Tensor& tensor, ScalarType type) {
+  require(tensor.scalar_type() == type, name, " has the wrong dtype");
+}
+
+void require_device(const char* name, const Tensor& tensor, const Tensor& like) {
+  require(tensor.is_cuda() == like.is_cuda() && tensor.get_device() == like.get_device(), name,
+          " is on another device");
+}
+
+void require_shape(const char* name, const Tensor& tensor, std::initializer_list<int64_t> shape) {
+  bool equal = tensor.dim() == static_cast<int64_t>(shape.size());
+  int64_t axis = 0;
+  for (int64_t extent : shape) equal = equal && tensor.size(axis++) == extent;
+  require(equal, name, " has the wrong shape");
+}
+
+// Kernels stride over everything but the last dimension.
+Tensor with_dense_columns(const Tensor& tensor) {
+  const int64_t last = tensor.dim() - 1;
+  return tensor.size(last) <= 1 || tensor.stride(last) == 1 ? tensor
+                                                            : torch::stable::contiguous(tensor);
+}
+
+const uint8_t* row_mask(const Tensor& valid, const Tensor& like) {
+  const ScalarType type = valid.scalar_type();
+  require(type == ScalarType::Bool || type == ScalarType::Byte, "valid must be bool or uint8");
+  require_device("valid", valid, like);
+  return static_cast<const uint8_t*>(valid.const_data_ptr());
+}
+
+const int64_t* indices(const char* name, const Tensor& tensor, const Tensor& like) {
+  require_type(name, tensor, ScalarType::Long);
+  require(tensor.dim() == 1, name, " must have one dimension");
+  require_device(name, tensor, like);
+  return static_cast<const int64_t*>(tensor.const_data_ptr());
+}
+
+int64_t total(const Sizes& sizes) {
+  for (int64_t size : sizes) require(size >= 0, "sizes must not be negative");
+  return std::accumulate(sizes.begin(), sizes.end(), int64_t{0});
+}
+
+int64_t total_squares(const Sizes& sizes) {
+  return std::inner_product(sizes.begin(), sizes.end(), sizes.begin(), int64_t{0});
+}
+
+}  // namespace
+
+Call<MaskGradArgs> mask_grad_call(const Tensor& x, const Tensor& grad, int64_t group,
+                                  const OptionalTensor& valid, const OptionalTensor& offsets) {
+  const bool packed = offsets.has_value();
+  require(x.dim() == (packed ? 2 : 3), "x must be [samples, tokens, columns], or [rows, columns] "
+                                       "with offsets");
+  require(!packed || !valid.has_value(), "give valid or offsets, not both");
+  const int64_t columns = x.size(x.dim() - 1);
+  require(group > 0 && columns % group == 0, "group must divide the columns of x");
+  require_type("grad", grad, x.scalar_type());
+  require_device("grad", grad, x);
+
+  Call<MaskGradArgs> call;
+  MaskGradArgs& args = call.args;
+  args.dtype = dtype_of("x", x, {DType::f32, DType::bf16, DType::f16});
+  args.units = columns / group;
+  args.group = group;
+  const Tensor dense_x = with_dense_columns(x);
+  const Tensor dense_grad = with_dense_columns(grad);
+  if (packed) {
+    require_shape("grad", grad, {x.size(0), columns});
+    const Tensor contiguous = torch::stable::contiguous(*offsets);
+    args.offsets = indices("offsets", contiguous, x);
+    require(contiguous.size(0) >= 1, "offsets must be [samples + 1]");
+    call.inputs.push_back(contiguous);
+    args.samples = contiguous.size(0) - 1;
+  } else {
+    require_shape("grad", grad, {x.size(0), x.size(1), columns});
+    args.samples = x.size(0);
+    args.tokens = x.size(1);
+    args.x_strides[0] = dense_x.stride(0);
+    args.grad_strides[0] = dense_grad.stride(0);
+    if (valid) {
+      require_shape("valid", *valid, {args.samples, args.tokens});
+      call.inputs.push_back(torch::stable::contiguous(*valid));
+      args.valid = row_mask(call.inputs.back(), x);
+    }
+  }
+  args.x_strides[1] = dense_x.stride(x.dim() - 2);
+  args.grad_strides[1] = dense_grad.stride(x.dim() - 2);
+  args.x = dense_x.const_data_ptr();
+  args.grad = dense_grad.const_data_ptr();
+  call.inputs.push_back(dense_x);
+  call.inputs.push_back(dense_grad);
+  call.outputs.push_back(
+      torch::stable::new_empty(x, {args.samples, args.units}, ScalarType::Float));
+  args.out = static_cast<float*>(call.outputs[0].mutable_data_ptr());
+  return call;
+}
+
+Call<FisherOuterArgs> fisher_outer_call(const Tensor& blocks, const Tensor& grads, Sizes sizes) {
+  require(grads.dim() == 2, "grads must be [rows, sum(sizes)]");
+  require_shape("grads", grads, {grads.size(0), total(sizes)});
+  require_shape("blocks", blocks, {total_squares(sizes)});
+  require_type("blocks", blocks, ScalarType::Float);
+  require(blocks.is_contiguous(), "blocks must be contiguous");
+  require_device("blocks", blocks, grads);
+
+  Call<FisherOuterArgs> call;
+  call.sizes = std::move(sizes);
+  call.inputs = {with_dense_columns(grads), blocks};
+  FisherOuterArgs& args = call.args;
+  args.dtype = dtype_of("grads", grads, {DType::f32, DType::bf16, DType::f16});
+  args.grads = call.inputs[0].const_data_ptr();
+  args.rows = grads.size(0);
+  args.row_stride = call.inputs[0].stride(0);
+  args.sites = static_cast<int64_t>(call.sizes.size());
+  args.sizes = call.sizes.data();
+  args.blocks = static_cast<float*>(blocks.mutable_data_ptr());
+  return call;
+}
+
+Call<GreedyRearrangeArgs> greedy_rearrange_call(const Tensor& blocks, Sizes sizes,
+                                                const Tensor& masks) {
+  require(masks.dim() == 2, "masks must be [problems, sum(sizes)]");
+  require_shape("masks", masks, {masks.size(0), total(sizes)});
+  require_shape("blocks", blocks, {total_squares(sizes)});
+  require_type("blocks", blocks, ScalarType::Float);
+  require_type("masks", masks, ScalarType::Float);
+  require_device("masks", masks, blocks);
+
+  Call<GreedyRearrangeArgs> call;
+  call.sizes = std::move(sizes);
+  call.inputs = {torch::stable::contiguous(blocks), torch::stable::contiguous(masks)};
+  call.outputs = {torch::stable::new_empty(masks, {masks.size(0), masks.size(1)})};
+  GreedyRearrangeArgs& args = call.args;
+  args.blocks = static_cast<const float*>(call.inputs[0].const_data_ptr());
+  args.masks = static_cast<const float*>(call.inputs[1].const_data_ptr());
+  args.problems = masks.size(0);
+  args.sites = static_cast<int64_t>(call.sizes.size());
+  args.sizes = call.sizes.data();
+  args.out = static_cast<float*>(call.outputs[0].mutable_data_ptr());
+  return call;
+}
+
+Call<GramArgs> gram_call(const Tensor& out, const Tensor& x, const OptionalTensor& columns,
+                         const OptionalTensor& valid) {
+  require(x.dim() == 2, "x must be [rows, width]");
+  Call<GramArgs> call;
+  call.inputs = {with_dense_columns(x), out};
+  GramArgs& args = call.args;
+  args.dtype = dtype_of("x", x, {DType::f32, DType::bf16, DType::f16});
+  args.out_dtype = dtype_of("out", out, {DType::f32, DType::f64});
+  args.x = call.inputs[0].const_data_ptr();
+  args.rows = x.size(0);
+  args.row_stride = call.inputs[0].stride(0);
+  args.selected = x.size(1);
+  if (columns) {
+    call.inputs.push_back(torch::stable::contiguous(*columns));
+    args.columns = indices("columns", call.inputs.back(), x);
+    args.selected = columns->size(0);
+    for (int64_t k = 0; x.is_cpu() && k < args.selected; ++k) {
+      require(0 <= args.columns[k] && args.columns[k] < x.size(1), "columns out of range");
+    }
+  }
+  if (valid) {
+    require_shape("valid", *valid, {args.rows});
+    call.inputs.push_back(torch::stable::contiguous(*valid));
+    args.valid = row_mask(call.inputs.back(), x);
+  }
+  require_shape("out", out, {args.selected, args.selected});
+  require(out.is_contiguous(), "out must be contiguous");
+  require_device("out", out, x);
+  args.out = out.mutable_data_ptr();
+  return call;
+}
+
+Call<TuningSystemArgs> tuning_system_call(const Tensor& gram, const Tensor& weight,
+                                          const Tensor& cross, int64_t group) {
+  require(weight.dim() == 2, "weight must be [outputs, columns]");
+  const int64_t columns = weight.size(1);
+  require(group > 0 && columns % group == 0, "group must divide the columns of weight");
+  require_shape("gram", gram, {columns, columns});
+  require_shape("cross", cross, {columns, weight.size(0)});
+  require_type("cross", cross, gram.scalar_type());
+  require_device("gram", gram, weight);
+  require_device("cross", cross, weight);
+
+  Call<TuningSystemArgs> call;
+  call.inputs = {torch::stable::contiguous(gram), with_dense_columns(weight),
+                 torch::stable::contiguous(cross)};
+  TuningSystemArgs& args = call.args;
+  args.stat_dtype = dtype_of("gram", gram, {DType::f32, DType::f64});
+  args.weight_dtype =
+      dtype_of("weight", weight, {DType::f32, DType::bf16, DType::f16, DType::f64});
+  args.units = columns / group;
+  args.group = group;
+  args.outputs = weight.size(0);
+  args.weight_stride = call.inputs[1].stride(0);
+  call.outputs = {torch::stable::new_empty(gram, {args.units, args.units}),
+                  torch::stable::new_empty(gram, {args.units})};
+  args.gram = call.inputs[0].const_data_ptr();
+  args.weight = call.inputs[1].const_data_ptr();
+  args.cross = call.inputs[2].const_data_ptr();
+  args.a = call.outputs[0].mutable_data_ptr();
+  args.b = call.outputs[1].mutable_data_ptr();
+  return call;
+}
+
+Call<BlockLstsqArgs> block_lstsq_call(const Tensor& systems, const Tensor& rhs, Sizes sizes,
+                                      double damping) {
+  require(rhs.dim() == 2, "rhs must be [sum(sizes), columns]");
+  require_shape("rhs", rhs, {total(sizes), rhs.size(1)});
+  require_shape("systems", systems, {total_squares(sizes)});
+  require_type("rhs", rhs, systems.scalar_type());
+  require_device("rhs", rhs, systems);
+  require(damping >= 0, "damping must not be negative");
+  for (int64_t size : sizes) require(size <= 4096, "a system has more than 4096 unknowns");
+
+  Call<BlockLstsqArgs> call;
+  call.sizes = std::move(sizes);
+  call.inputs = {torch::stable::contiguous(systems), torch::stable::contiguous(rhs)};
+  BlockLstsqArgs& args = call.args;
+  args.dtype = dtype_of("systems", systems, {DType::f32, DType::f64});
+  args.systems = call.inputs[0].const_data_ptr();
+  args.rhs = call.inputs[1].const_data_ptr();
+  args.sites = static_cast<int64_t>(call.sizes.size());
+  args.sizes = call.sizes.data();
+  args.columns = rhs.size(1);
+  args.damping = damping;
+  call.outputs = {torch::stable::new_empty(rhs, {rhs.size(0), rhs.size(1)}),
+                  torch::stable::new_empty(rhs, {args.sites}, ScalarType::Int)};
+  args.out = call.outputs[0].mutable_data_ptr();
+  args.info = static_cast<int32_t*>(call.outputs[1].mutable_data_ptr());
+  return call;
+}
+
+void throw_unless_ok(const char* op, Status status) {
+  switch (status) {
+    case Status::ok:
+      return;
+    case Status::unsupported_dtype:
+      fail(op, ": unsupported dtype");
+    case Status::too_large:
+      fail(op, ": a dimension is too large for the launch grid; pass fewer samples at a time");
+    case Status::launch_failed:
+      throw std::runtime_error(std::string("fastprune: ") + op +
+                               ": the CUDA launch failed; an earlier kernel may be the cause "
+                               "(CUDA_LAUNCH_BLOCKING=1 tells)");
+  }
+}
+
+}  // namespace fastprune

@@ -1,0 +1,46 @@
+// From tensors to the argument structs of the kernels: checks, layouts and results, for every
+// device alike. A call owns the tensors its pointers point into.
+#pragma once
+
+#include <torch/csrc/stable/tensor.h>
+
+#include <optional>
+#include <vector>
+
+#include "../kernels/block_lstsq.h"
+#include "../kernels/fisher_outer.h"
+#include "../kernels/gram.h"
+#include "../kernels/greedy_rearrange.h"
+#include "../kernels/mask_grad.h"
+#include "../kernels/tuning_system.h"
+
+namespace fastprune {
+
+using torch::stable::Tensor;
+using OptionalTensor = std::optional<Tensor>;
+using Sizes = std::vector<int64_t>;
+
+template <class Args>
+struct Call {
+  Args args{};
+  std::vector<Tensor> inputs;  // kept alive while the kernel runs
+  std::vector<Tensor> outputs;
+  Sizes sizes;
+};
+
+Call<MaskGradArgs> mask_grad_call(const Tensor& x, const Tensor& grad, int64_t group,
+                                  const OptionalTensor& valid, const OptionalTensor& offsets);
+Call<FisherOuterArgs> fisher_outer_call(const Tensor& blocks, const Tensor& grads, Sizes sizes);
+Call<GreedyRearrangeArgs> greedy_rearrange_call(const Tensor& blocks, Sizes sizes,
+                                                const Tensor& masks);
+Call<GramArgs> gram_call(const Tensor& out, const Tensor& x, const OptionalTensor& columns,
+                         const OptionalTensor& valid);
+Call<TuningSystemArgs> tuning_system_call(const Tensor& gram, const Tensor& weight,
+                                          const Tensor& cross, int64_t group);
+Call<BlockLstsqArgs> block_lstsq_call(const Tensor& systems, const Tensor& rhs, Sizes sizes,
+                                      double damping);
+
+// Throws what a kernel's status means.
+void throw_unless_ok(const char* op, Status status);
+
+}  // namespace fastprune

@@ -1,0 +1,98 @@
+// CUDA implementations: launch on the tensors' device and torch's current stream.
+#include <torch/csrc/inductor/aoti_torch/c/shim.h>
+#include <torch/csrc/stable/accelerator.h>
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+
+#include <stdexcept>
+#include <tuple>
+
+#include "arguments.h"
+
+// Lives in libtorch_cuda: weak, so that the library also loads where torch has no CUDA.
+extern "C" __attribute__((weak)) AOTITorchError aoti_torch_get_current_cuda_stream(
+    int32_t device_index, void** stream);
+
+namespace fastprune {
+namespace {
+
+Stream current_stream(int32_t device) {
+  if (!aoti_torch_get_current_cuda_stream) {
+    throw std::runtime_error("fastprune: this torch has no CUDA; install a CUDA build of torch");
+  }
+  Stream stream = nullptr;
+  if (aoti_torch_get_current_cuda_stream(device, &stream) != AOTI_TORCH_SUCCESS) {
+    throw std::runtime_error("fastprune: torch did not give its current CUDA stream");
+  }
+  return stream;
+}
+
+template <class Launch>
+void launch_on(const char* op, const Tensor& tensor, const Launch& launch) {
+  const int32_t device = tensor.get_device();
+  const torch::stable::accelerator::DeviceGuard guard(device);
+  throw_unless_ok(op, launch(current_stream(device)));
+}
+
+// The caching allocator orders reuse on the stream, so scratch may be freed right after a launch.
+Tensor scratch(const Tensor& like, int64_t bytes) {
+  return torch::stable::new_empty(like, {bytes}, torch::headeronly::ScalarType::Byte);
+}
+
+Tensor mask_grad(const Tensor& x, const Tensor& grad, int64_t group, const OptionalTensor& valid,
+                 const OptionalTensor& offsets) {
+  const auto call = mask_grad_call(x, grad, group, valid, offsets);
+  launch_on("mask_grad", x, [&](Stream stream) { return mask_grad_cuda(call.args, stream); });
+  return call.outputs[0];
+}
+
+void fisher_outer(const Tensor& blocks, const Tensor& grads, const Sizes& sizes) {
+  const auto call = fisher_outer_call(blocks, grads, sizes);
+  launch_on("fisher_outer", grads,
+            [&](Stream stream) { return fisher_outer_cuda(call.args, stream); });
+}
+
+Tensor greedy_rearrange(const Tensor& blocks, const Sizes& sizes, const Tensor& masks) {
+  const auto call = greedy_rearrange_call(blocks, sizes, masks);
+  const Tensor workspace = scratch(masks, greedy_rearrange_workspace(call.args));
+  launch_on("greedy_rearrange", masks, [&](Stream stream) {
+    return greedy_rearrange_cuda(call.args, workspace.mutable_data_ptr(), stream);
+  });
+  return call.outputs[0];
+}
+
+void gram(const Tensor& out, const Tensor& x, const OptionalTensor& columns,
+          const OptionalTensor& valid) {
+  const auto call = gram_call(out, x, columns, valid);
+  launch_on("gram", x, [&](Stream stream) { return gram_cuda(call.args, stream); });
+}
+
+std::tuple<Tensor, Tensor> tuning_system(const Tensor& gram, const Tensor& weight,
+                                         const Tensor& cross, int64_t group) {
+  const auto call = tuning_system_call(gram, weight, cross, group);
+  launch_on("tuning_system", weight,
+            [&](Stream stream) { return tuning_system_cuda(call.args, stream); });
+  return {call.outputs[0], call.outputs[1]};
+}
+
+std::tuple<Tensor, Tensor> block_lstsq(const Tensor& systems, const Tensor& rhs,
+                                       const Sizes& sizes, double damping) {
+  const auto call = block_lstsq_call(systems, rhs, sizes, damping);
+  const Tensor workspace = scratch(rhs, block_lstsq_workspace(call.args));
+  launch_on("block_lstsq", rhs, [&](Stream stream) {
+    return block_lstsq_cuda(call.args, workspace.mutable_data_ptr(), stream);
+  });
+  return {call.outputs[0], call.outputs[1]};
+}
+
+}  // namespace
+}  // namespace fastprune
+
+STABLE_TORCH_LIBRARY_IMPL(fastprune, CUDA, m) {
+  m.impl("mask_grad", TORCH_BOX(&fastprune::mask_grad));
+  m.impl("fisher_outer", TORCH_BOX(&fastprune::fisher_outer));
+  m.impl("greedy_rearrange", TORCH_BOX(&fastprune::greedy_rearrange));
+  m.impl("gram", TORCH_BOX(&fastprune::gram));
+  m.impl("tuning_system", TORCH_BOX(&fastprune::tuning_system));
+  m.impl("block_lstsq", TORCH_BOX(&fastprune::block_lstsq));
+}

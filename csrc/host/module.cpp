@@ -1,0 +1,61 @@
+// The Python module fastprune._host: host code over NumPy arrays. No torch.
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+
+#include <span>
+
+#include "budget_search.h"
+#include "build_info.h"
+
+namespace py = pybind11;
+
+namespace {
+
+using Doubles = py::array_t<double, py::array::c_style>;
+using Masks = py::array_t<uint8_t, py::array::c_style>;
+
+std::span<const double> view(const Doubles& array) {
+  return {array.data(), static_cast<size_t>(array.size())};
+}
+
+py::tuple budget_search(const Doubles& heads, const Doubles& filters, double head_cost,
+                        double filter_cost, const Doubles& budgets) {
+  Masks head_masks({budgets.size(), heads.size()});
+  Masks filter_masks({budgets.size(), filters.size()});
+  {
+    const auto limits = view(budgets);
+    uint8_t* head_row = head_masks.mutable_data();
+    uint8_t* filter_row = filter_masks.mutable_data();
+    const py::gil_scoped_release release;
+    const fastprune::BudgetSearch search(view(heads), view(filters), head_cost, filter_cost);
+    for (double budget : limits) {
+      const fastprune::UnitCounts counts = search.solve(budget);
+      search.mark_heads(counts.heads, head_row);
+      search.mark_filters(counts.filters, filter_row);
+      head_row += heads.size();
+      filter_row += filters.size();
+    }
+  }
+  return py::make_tuple(head_masks, filter_masks);
+}
+
+py::dict build_info() {
+  using namespace fastprune::build;
+  py::dict info;
+  info["compiler"] = kCompiler;
+  info["flags"] = kFlags;
+  info["cuda_compiler"] = kCudaCompiler;
+  info["cuda_architectures"] = kCudaArchitectures;
+  info["torch"] = kTorch;
+  info["torch_target"] = kTorchTarget;
+  return info;
+}
+
+}  // namespace
+
+PYBIND11_MODULE(_host, m) {
+  m.doc() = "Torch-free host code of fastprune.";
+  m.def("budget_search", &budget_search, py::arg("head_importance"), py::arg("filter_importance"),
+        py::arg("head_cost"), py::arg("filter_cost"), py::arg("budgets"));
+  m.def("build_info", &build_info);
+}

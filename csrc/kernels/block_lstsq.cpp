@@ -1,0 +1,232 @@
+// block_lstsq on the CPU: left-looking blocked Cholesky A = U^T U in f64, then two triangular solves.
+//
+// The upper triangle of the work matrix becomes U, the lower one its transpose: with both, every
+// product below sums over the rows of row-major operands, which is what packed panels want.
+#include "block_lstsq.h"
+
+#include <algorithm>
+#include <cmath>
+#include <memory>
+#include <vector>
+
+#include "../common/panels.h"
+#include "../common/target.h"
+#include "../common/transpose.h"
+
+namespace fastprune {
+namespace {
+
+constexpr int64_t kBlock = 4 * kPanelMultiple;
+constexpr int64_t kLanes = 32;  // columns of a triangular solve kept in registers
+
+// target[c] -= sum over q < count of coefficients[q * stride] * rows[q * row_stride + c].
+FASTPRUNE_CLONES void subtract_rows(int64_t count, const double* coefficients, int64_t stride,
+                                    const double* rows, int64_t row_stride, double* target,
+                                    int64_t columns) {
+  typedef double Vector __attribute__((vector_size(64), aligned(8), may_alias));
+  constexpr int64_t kWidth = 8;
+  int64_t c = 0;
+  for (; c + kLanes <= columns; c += kLanes) {
+    Vector* out = reinterpret_cast<Vector*>(target + c);
+    Vector v0 = out[0], v1 = out[1], v2 = out[2], v3 = out[3];
+    for (int64_t q = 0; q < count; ++q) {
+      const Vector* row = reinterpret_cast<const Vector*>(rows + q * row_stride + c);
+      const double factor = coefficients[q * stride];
+      v0 -= factor * row[0];
+      v1 -= factor * row[1];
+      v2 -= factor * row[2];
+      v3 -= factor * row[3];
+    }
+    out[0] = v0, out[1] = v1, out[2] = v2, out[3] = v3;
+  }
+  for (; c + kWidth <= columns; c += kWidth) {
+    Vector v = *reinterpret_cast<Vector*>(target + c);
+    for (int64_t q = 0; q < count; ++q) {
+      v -= coefficients[q * stride] *
+           *reinterpret_cast<const Vector*>(rows + q * row_stride + c);
+    }
+    *reinterpret_cast<Vector*>(target + c) = v;
+  }
+  for (; c < columns; ++c) {
+    double value = target[c];
+    for (int64_t q = 0; q < count; ++q) value -= coefficients[q * stride] * rows[q * row_stride + c];
+    target[c] = value;
+  }
+}
+
+void divide(double* values, int64_t count, double divisor) {
+  for (int64_t c = 0; c < count; ++c) values[c] /= divisor;
+}
+
+// One system in f64.
+class Cholesky {
+ public:
+  template <class T>
+  Cholesky(const T* matrix, int64_t unknowns, double damping)
+      : n_(unknowns), work_(unknowns * unknowns) {
+    transpose(matrix, n_, n_, n_, work_.get(), n_);
+    if (damping == 0.0) return;
+    double trace = 0.0;
+    for (int64_t i = 0; i < n_; ++i) trace += at(i, i);
+    for (int64_t i = 0; i < n_; ++i) at(i, i) += damping * (trace / static_cast<double>(n_));
+  }
+
+  // 0, or 1 + the first pivot that is not positive and finite.
+  int32_t factor(const TaskRunner& run) {
+    for (int64_t i = 0; i < n_; i += kBlock) {
+      const int64_t rows = std::min(kBlock, n_ - i);
+      const int64_t strips = (n_ - i + kBlock - 1) / kBlock;
+      if (i > 0) run(strips, [&](int64_t strip) { update(i, rows, i + strip * kBlock); });
+      if (const int32_t bad = factor_diagonal(i, rows)) return bad;
+      run(strips - 1, [&](int64_t strip) { finish(i, rows, i + (strip + 1) * kBlock); });
+    }
+    return 0;
+  }
+
+  // Overwrites `b` [n, columns], rows `stride` apart, with the solution.
+  void solve(double* b, int64_t stride, int64_t columns) const {
+    std::unique_ptr<Product> product;
+    if (n_ > kBlock) product = std::make_unique<Product>(kBlock, columns);
+    const auto subtract_known = [&](int64_t i, int64_t rows, int64_t begin, int64_t end) {
+      if (begin == end) return;
+      product->compute({view(), i, rows}, {{b, DType::f64, stride}, 0, columns}, begin, end);
+      subtract(*product, rows, columns, b + i * stride, stride);
+    };
+    for (int64_t i = 0; i < n_; i += kBlock) {
+      const int64_t rows = std::min(kBlock, n_ - i);
+      subtract_known(i, rows, 0, i);
+      solve_transposed_diagonal(i, rows, b + i * stride, stride, columns);
+    }
+    for (int64_t i = (n_ - 1) / kBlock * kBlock; i >= 0; i -= kBlock) {
+      const int64_t rows = std::min(kBlock, n_ - i);
+      subtract_known(i, rows, i + rows, n_);
+      solve_diagonal(i, rows, b + i * stride, stride, columns);
+    }
+  }
+
+ private:
+  using Product = PanelProduct<double, double>;
+
+  double& at(int64_t i, int64_t j) { return work_.get()[i * n_ + j]; }
+  const double* address(int64_t i, int64_t j) const { return work_.get() + i * n_ + j; }
+  MatrixView view() const { return {work_.get(), DType::f64, n_}; }
+
+  static void subtract(Product& product, int64_t rows, int64_t columns, double* target,
+                       int64_t stride) {
+    for (int64_t i = 0; i < rows; ++i, target += stride) {
+      for (int64_t j = 0; j < columns; ++j) target[j] -= product.row(i)[j];
+    }
+  }
+
+  // Block row i, columns from j: take away what the rows of U above it explain.
+  void update(int64_t i, int64_t rows, int64_t j) {
+    const int64_t columns = std::min(kBlock, n_ - j);
+    Product product(rows, columns);
+    product.compute({view(), i, rows}, {view(), j, columns}, 0, i);
+    subtract(product, rows, columns, &at(i, j), n_);
+  }
+
+  int32_t factor_diagonal(int64_t i, int64_t rows) {
+    for (int64_t r = i; r < i + rows; ++r) {
+      const int64_t columns = i + rows - r;
+      subtract_rows(r - i, address(i, r), n_, address(i, r), n_, &at(r, r), columns);
+      if (!(at(r, r) > 0.0) || !std::isfinite(at(r, r))) return static_cast<int32_t>(r) + 1;
+      divide(&at(r, r), columns, std::sqrt(at(r, r)));
+    }
+    return 0;
+  }
+
+  void finish(int64_t i, int64_t rows, int64_t j) {
+    const int64_t columns = std::min(kBlock, n_ - j);
+    solve_transposed_diagonal(i, rows, &at(i, j), n_, columns);
+    transpose(address(i, j), n_, rows, columns, &at(j, i), n_);
+  }
+
+  // U_ii^T Y = B, in place, a few columns at a time so that they stay in cache.
+  void solve_transposed_diagonal(int64_t i, int64_t rows, double* b, int64_t stride,
+                                 int64_t columns) const {
+    for (int64_t c = 0; c < columns; c += kLanes) {
+      const int64_t width = std::min(kLanes, columns - c);
+      for (int64_t r = 0; r < rows; ++r) {
+        double* row = b + r * stride + c;
+        subtract_rows(r, address(i, i + r), n_, b + c, stride, row, width);
+        divide(row, width, *address(i + r, i + r));
+      }
+    }
+  }
+
+  // U_ii X = B, in place.
+  void solve_diagonal(int64_t i, int64_t rows, double* b, int64_t stride, int64_t columns) const {
+    for (int64_t c = 0; c < columns; c += kLanes) {
+      const int64_t width = std::min(kLanes, columns - c);
+      for (int64_t r = rows - 1; r >= 0; --r) {
+        double* row = b + r * stride + c;
+        subtract_rows(rows - 1 - r, address(i + r, i + r) + 1, 1, row + stride, stride, row, width);
+        divide(row, width, *address(i + r, i + r));
+      }
+    }
+  }
+
+  int64_t n_;
+  Buffer<double> work_;
+};
+
+template <class T>
+int32_t solve_system(const T* matrix, const T* rhs, int64_t unknowns, int64_t columns,
+                     double damping, T* out, const TaskRunner& run) {
+  const int64_t count = unknowns * columns;
+  std::fill_n(out, count, T{0});
+  if (unknowns == 0) return 0;
+  Cholesky cholesky(matrix, unknowns, damping);
+  if (const int32_t bad = cholesky.factor(run)) return bad;
+  if (!std::all_of(rhs, rhs + count, [](T value) { return std::isfinite(value); })) return -1;
+  Buffer<double> x(count);
+  std::copy_n(rhs, count, x.get());
+  run((columns + kBlock - 1) / kBlock, [&](int64_t strip) {
+    const int64_t first = strip * kBlock;
+    cholesky.solve(x.get() + first, columns, std::min(kBlock, columns - first));
+  });
+  for (int64_t i = 0; i < count; ++i) out[i] = static_cast<T>(x.get()[i]);
+  return 0;
+}
+
+template <class T>
+void solve_all(const BlockLstsqArgs& args, const TaskRunner& run) {
+  struct System {
+    int64_t index, unknowns, matrix, row;
+  };
+  std::vector<System> small, large;
+  int64_t matrix = 0, row = 0;
+  for (int64_t s = 0; s < args.sites; ++s) {
+    const int64_t n = args.sizes[s];
+    (n <= 2 * kBlock ? small : large).push_back({s, n, matrix, row});
+    matrix += n * n;
+    row += n;
+  }
+  const auto solve = [&](const System& system, const TaskRunner& inner) {
+    const int64_t first = system.row * args.columns;
+    args.info[system.index] = solve_system(
+        static_cast<const T*>(args.systems) + system.matrix, static_cast<const T*>(args.rhs) + first,
+        system.unknowns, args.columns, args.damping, static_cast<T*>(args.out) + first, inner);
+  };
+  const TaskRunner serial = [](int64_t count, const std::function<void(int64_t)>& task) {
+    for (int64_t i = 0; i < count; ++i) task(i);
+  };
+  run(static_cast<int64_t>(small.size()), [&](int64_t i) { solve(small[i], serial); });
+  for (const System& system : large) solve(system, run);
+}
+
+}  // namespace
+
+Status block_lstsq_cpu(const BlockLstsqArgs& args, const TaskRunner& run) {
+  if (args.dtype == DType::f32) {
+    solve_all<float>(args, run);
+  } else if (args.dtype == DType::f64) {
+    solve_all<double>(args, run);
+  } else {
+    return Status::unsupported_dtype;
+  }
+  return Status::ok;
+}
+
+}  // namespace fastprune

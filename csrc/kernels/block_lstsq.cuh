@@ -1,0 +1,384 @@
+// block_lstsq on CUDA.
+//
+// v1: a system of at most 64 unknowns lives in shared memory, one block each. A larger one is
+//     factored in the workspace as [A | B], 64 rows per step: factor the diagonal tile, solve the
+//     rows to its right, update what is below (the SYRK tile of syrk.cuh). B is carried along as
+//     extra columns, so forward substitution costs no kernel of its own. Every step serves all
+//     systems of the batch; nothing waits for the host.
+// Next: fuse the three kernels of a step, look ahead.
+#pragma once
+
+#include "../common/reduce.cuh"
+#include "../common/sites.cuh"
+#include "block_lstsq.h"
+#include "cholesky.cuh"
+#include "syrk.cuh"
+
+namespace fastprune::block_lstsq {
+
+using cholesky::kStrip;
+using cholesky::kStripRows;
+using cholesky::kThreads;
+using cholesky::kTile;
+using cholesky::strip_column;
+using cholesky::strip_row;
+static_assert(kThreads == syrk::kThreads && kTile == syrk::kTile);
+
+// damping * mean(diag A), in every thread.
+template <typename Element>
+__device__ double diagonal_shift(const Element* system, int64_t n, double damping,
+                                 double (&scratch)[kMaxWarps]) {
+  double sum = 0;
+  for (int64_t i = threadIdx.x; i < n; i += kThreads) sum += system[i * n + i];
+  return damping * (block_sum(sum, scratch) / static_cast<double>(n));
+}
+
+// Whether any value is NaN or infinite, in every thread.
+template <typename Element>
+__device__ bool any_nonfinite(const Element* values, int64_t count,
+                              double (&scratch)[kMaxWarps]) {
+  double found = 0;
+  for (int64_t i = threadIdx.x; i < count; i += kThreads) found += !isfinite(values[i]);
+  return block_sum(found, scratch) > 0;
+}
+
+// ---- Small systems ------------------------------------------------------------------------------
+
+struct SmallStorage {
+  cholesky::Factor factor;
+  cholesky::Strip strip;
+  double scratch[kMaxWarps];
+};
+
+template <typename Element>
+__device__ void solve_small(const BlockLstsqArgs& args, const Element* system, int64_t first_row,
+                            int n, SmallStorage& shared, int32_t* info) {
+  const Element* rhs = static_cast<const Element*>(args.rhs) + first_row * args.columns;
+  Element* out = static_cast<Element*>(args.out) + first_row * args.columns;
+
+  // Factor the lower triangle, mirrored into the upper one.
+  const double shift = diagonal_shift(system, n, args.damping, shared.scratch);
+  const bool bad_rhs = any_nonfinite(rhs, n * args.columns, shared.scratch);
+  for (int i = threadIdx.x / kTile; i < n; i += kThreads / kTile) {
+    const int j = threadIdx.x % kTile;
+    if (j <= i) shared.factor[j][i] = system[i * n + j] + (i == j ? shift : 0.0);
+  }
+  __syncthreads();
+  const int bad_pivot = cholesky::factor(shared.factor, n);
+  const bool solved = bad_pivot == 0 && !bad_rhs;
+  if (threadIdx.x == 0) *info = bad_pivot ? bad_pivot : bad_rhs ? -1 : 0;
+
+  // Solve, one strip of right-hand sides after another.
+  for (int64_t first = 0; first < args.columns; first += kStrip) {
+    const int64_t column = first + strip_column();
+    const bool exists = column < args.columns;
+    for (int i = strip_row(); i < n; i += kStripRows) {
+      shared.strip[i][strip_column()] = exists && solved ? rhs[i * args.columns + column] : 0.0;
+    }
+    if (solved) {
+      cholesky::solve_transposed(shared.factor, shared.strip, n);
+      cholesky::solve(shared.factor, shared.strip, n);
+    }
+    for (int i = strip_row(); i < n; i += kStripRows) {
+      if (exists) out[i * args.columns + column] = static_cast<Element>(shared.strip[i][strip_column()]);
+    }
+  }
+}
+
+template <typename Element>
+__global__ void __launch_bounds__(kThreads, 2)
+    small_kernel(BlockLstsqArgs args, const __grid_constant__ SiteBatch batch) {
+  auto& shared = shared_storage<SmallStorage>();
+  for (int site = blockIdx.x; site < batch.count; site += gridDim.x) {
+    solve_small(args, static_cast<const Element*>(args.systems) + batch.block_offset[site],
+                batch.unit_offset[site], batch.units[site], shared,
+                args.info + batch.site[site]);
+  }
+}
+
+// ---- Large systems ------------------------------------------------------------------------------
+
+// One system in the workspace: [n, n + columns] = [A | B], row major; the upper triangle of A is
+// used and becomes U, B becomes X.
+struct Augmented {
+  double* header;  // damping shift; whether B holds a non-finite value
+  double* matrix;
+  int64_t n;
+  int64_t width;
+};
+constexpr int64_t kHeader = 2;
+
+FASTPRUNE_HOST_DEVICE constexpr int64_t augmented_doubles(int64_t n, int64_t columns) {
+  return kHeader + n * (n + columns);
+}
+
+__device__ __forceinline__ Augmented augmented(const SiteBatch& batch, int site, int64_t columns,
+                                               double* workspace) {
+  double* header = workspace + batch.work_offset[site];
+  return {header, header + kHeader, batch.units[site], batch.units[site] + columns};
+}
+
+struct PrepareStorage {
+  double scratch[kMaxWarps];
+};
+
+// Sets every system's header and clears its info.
+template <typename Element>
+__global__ void __launch_bounds__(kThreads, 2)
+    prepare_kernel(BlockLstsqArgs args, const __grid_constant__ SiteBatch batch,
+                   double* workspace) {
+  auto& shared = shared_storage<PrepareStorage>();
+  for (int site = blockIdx.x; site < batch.count; site += gridDim.x) {
+    const Augmented system = augmented(batch, site, args.columns, workspace);
+    const auto* source = static_cast<const Element*>(args.systems) + batch.block_offset[site];
+    const auto* rhs = static_cast<const Element*>(args.rhs) + batch.unit_offset[site] * args.columns;
+    const double shift = diagonal_shift(source, system.n, args.damping, shared.scratch);
+    const bool bad_rhs = any_nonfinite(rhs, system.n * args.columns, shared.scratch);
+    if (threadIdx.x == 0) {
+      system.header[0] = shift;
+      system.header[1] = bad_rhs;
+      args.info[batch.site[site]] = 0;
+    }
+  }
+}
+
+constexpr int kTurn = 32;  // side of the tiles in which A is transposed
+
+struct LoadStorage {
+  double tile[kTurn][kTurn + 1];
+};
+
+// Copies the lower triangle of A, transposed and damped, and B beside it.
+template <typename Element>
+__global__ void __launch_bounds__(kThreads, 2)
+    load_kernel(BlockLstsqArgs args, const __grid_constant__ SiteBatch batch, double* workspace) {
+  auto& shared = shared_storage<LoadStorage>();
+  const int lane = threadIdx.x % kTurn;
+  const int first_line = threadIdx.x / kTurn;
+  constexpr int kLines = kThreads / kTurn;
+
+  for (int site = blockIdx.y; site < batch.count; site += gridDim.y) {
+    const Augmented system = augmented(batch, site, args.columns, workspace);
+    const auto* source = static_cast<const Element*>(args.systems) + batch.block_offset[site];
+    const auto* rhs = static_cast<const Element*>(args.rhs) + batch.unit_offset[site] * args.columns;
+    const double shift = system.header[0];
+
+    const int64_t tiles = triangle_tiles(ceil_div(system.n, kTurn));
+    for (int64_t tile = blockIdx.x; tile < tiles; tile += gridDim.x) {
+      const TilePosition position = triangle_tile(tile);
+      const int64_t row = position.row * kTurn;
+      const int64_t column = position.column * kTurn;
+      for (int line = first_line; line < kTurn; line += kLines) {
+        if (row + line < system.n && column + lane <= row + line) {
+          shared.tile[line][lane] = source[(row + line) * system.n + column + lane];
+        }
+      }
+      __syncthreads();
+      for (int line = first_line; line < kTurn; line += kLines) {
+        const int64_t i = column + line;  // in U: row i, column j
+        const int64_t j = row + lane;
+        if (j < system.n && i <= j) {
+          system.matrix[i * system.width + j] = shared.tile[lane][line] + (i == j ? shift : 0.0);
+        }
+      }
+      __syncthreads();
+    }
+    for (int64_t row = blockIdx.x; row < system.n; row += gridDim.x) {
+      for (int64_t column = threadIdx.x; column < args.columns; column += kThreads) {
+        system.matrix[row * system.width + system.n + column] = rhs[row * args.columns + column];
+      }
+    }
+  }
+}
+
+struct FactorStorage {
+  cholesky::Factor factor;
+};
+
+// U's diagonal tile whose first row is `first`, between workspace and shared memory.
+__device__ __forceinline__ void load_diagonal(const Augmented& system, int64_t first, int n,
+                                              cholesky::Factor& factor) {
+  const int column = threadIdx.x % kTile;
+  for (int row = threadIdx.x / kTile; row < n; row += kThreads / kTile) {
+    if (column < n && column >= row) {
+      factor[row][column] = system.matrix[(first + row) * system.width + first + column];
+    }
+  }
+}
+
+__device__ __forceinline__ int tile_rows(const Augmented& system, int64_t first) {
+  return static_cast<int>(min_of(kTile, system.n - first));
+}
+
+// Step 1 of 3 at row `first`: factor the diagonal tile.
+template <typename Element>
+__global__ void __launch_bounds__(kThreads, 2)
+    factor_kernel(BlockLstsqArgs args, const __grid_constant__ SiteBatch batch, double* workspace,
+                  int64_t first) {
+  auto& shared = shared_storage<FactorStorage>();
+  for (int site = blockIdx.x; site < batch.count; site += gridDim.x) {
+    const Augmented system = augmented(batch, site, args.columns, workspace);
+    int32_t& info = args.info[batch.site[site]];
+    if (first >= system.n || info != 0) continue;
+    const int n = tile_rows(system, first);
+    load_diagonal(system, first, n, shared.factor);
+    __syncthreads();
+    const int bad_pivot = cholesky::factor(shared.factor, n);
+    if (bad_pivot != 0) {
+      if (threadIdx.x == 0) info = static_cast<int32_t>(first) + bad_pivot;
+    } else {
+      const int column = threadIdx.x % kTile;
+      for (int row = threadIdx.x / kTile; row <= column && column < n; row += kThreads / kTile) {
+        system.matrix[(first + row) * system.width + first + column] = shared.factor[row][column];
+      }
+    }
+    __syncthreads();  // the next site reuses the storage
+  }
+}
+
+struct PanelStorage {
+  cholesky::Factor factor;
+  cholesky::Strip strip;
+};
+
+// Step 2 of 3: solve for the rows of U (and of Y) to the right of the tile, a strip per block.
+__global__ void __launch_bounds__(kThreads, 2)
+    panel_kernel(BlockLstsqArgs args, const __grid_constant__ SiteBatch batch, double* workspace,
+                 int64_t first) {
+  auto& shared = shared_storage<PanelStorage>();
+  for (int site = blockIdx.y; site < batch.count; site += gridDim.y) {
+    const Augmented system = augmented(batch, site, args.columns, workspace);
+    if (first >= system.n || args.info[batch.site[site]] != 0) continue;
+    const int n = tile_rows(system, first);
+    load_diagonal(system, first, n, shared.factor);
+    __syncthreads();
+    const int64_t strips = ceil_div(system.width - first - n, kStrip);
+    for (int64_t strip = blockIdx.x; strip < strips; strip += gridDim.x) {
+      const int64_t column = first + n + strip * kStrip + strip_column();
+      const bool exists = column < system.width;
+      double* rows = system.matrix + first * system.width + column;
+      for (int i = strip_row(); i < n; i += kStripRows) {
+        shared.strip[i][strip_column()] = exists ? rows[i * system.width] : 0.0;
+      }
+      cholesky::solve_transposed(shared.factor, shared.strip, n);
+      for (int i = strip_row(); i < n; i += kStripRows) {
+        if (exists) rows[i * system.width] = shared.strip[i][strip_column()];
+      }
+    }
+  }
+}
+
+// Subtracts the product of the finished rows from the tile at (row, column).
+__device__ __forceinline__ void update_tile(const Augmented& system,
+                                            const syrk::Panel<double>& finished, int64_t row,
+                                            int64_t column, syrk::Storage<double>& shared) {
+  double total[syrk::kMicro][syrk::kMicro] = {};
+  syrk::multiply_tile(finished, row, column, shared, total);
+#pragma unroll
+  for (int i = 0; i < syrk::kMicro; ++i) {
+#pragma unroll
+    for (int j = 0; j < syrk::kMicro; ++j) {
+      const int64_t r = row + syrk::micro_row(i);
+      const int64_t c = column + syrk::micro_column(j);
+      if (r < system.n && c < system.width && c >= r) {
+        system.matrix[r * system.width + c] -= total[i][j];
+      }
+    }
+  }
+}
+
+// Step 3 of 3: update everything below the finished rows, upper triangle only.
+__global__ void __launch_bounds__(kThreads, 2)
+    update_kernel(BlockLstsqArgs args, const __grid_constant__ SiteBatch batch, double* workspace,
+                  int64_t first) {
+  auto& shared = shared_storage<syrk::Storage<double>>();
+  for (int site = blockIdx.z; site < batch.count; site += gridDim.z) {
+    const Augmented system = augmented(batch, site, args.columns, workspace);
+    if (first >= system.n || args.info[batch.site[site]] != 0) continue;
+    const int n = tile_rows(system, first);
+    const syrk::Panel<double> finished = {system.matrix + first * system.width, n, system.width,
+                                          system.width};
+    for (int64_t row = first + n + blockIdx.y * kTile; row < system.n; row += gridDim.y * kTile) {
+      for (int64_t column = first + n + blockIdx.x * kTile; column < system.width;
+           column += gridDim.x * kTile) {
+        if (column >= row) update_tile(system, finished, row, column, shared);
+      }
+    }
+  }
+}
+
+constexpr int kDepth = 32;  // unknowns eliminated at a time in back substitution
+
+struct SolveStorage {
+  cholesky::Factor factor;  // a diagonal tile, or kDepth columns of the rows beside it
+  cholesky::Strip strip;
+  double known[kDepth][kStrip];
+};
+
+// Back substitution, a strip of right-hand sides per block, from the last tile of rows up.
+template <typename Element>
+__global__ void __launch_bounds__(kThreads, 2)
+    solve_kernel(BlockLstsqArgs args, const __grid_constant__ SiteBatch batch, double* workspace) {
+  auto& shared = shared_storage<SolveStorage>();
+  for (int site = blockIdx.y; site < batch.count; site += gridDim.y) {
+    const Augmented system = augmented(batch, site, args.columns, workspace);
+    auto* out = static_cast<Element*>(args.out) + batch.unit_offset[site] * args.columns;
+    int32_t& info = args.info[batch.site[site]];
+    const bool bad_rhs = system.header[1] != 0;
+    const bool failed = info != 0 || bad_rhs;
+    if (bad_rhs && info == 0 && blockIdx.x == 0 && threadIdx.x == 0) info = -1;
+
+    const int64_t strips = ceil_div(args.columns, kStrip);
+    for (int64_t strip = blockIdx.x; strip < strips; strip += gridDim.x) {
+      const int64_t column = strip * kStrip + strip_column();
+      const bool exists = column < args.columns;
+      if (failed) {
+        for (int64_t i = strip_row(); exists && i < system.n; i += kStripRows) {
+          out[i * args.columns + column] = 0;
+        }
+        continue;
+      }
+      double* unknowns = system.matrix + system.n + column;  // this strip's column of B
+      for (int64_t first = (system.n - 1) / kTile * kTile; first >= 0; first -= kTile) {
+        const int n = tile_rows(system, first);
+        for (int i = strip_row(); i < n; i += kStripRows) {
+          shared.strip[i][strip_column()] = exists ? unknowns[(first + i) * system.width] : 0.0;
+        }
+        // Take out what is already known.
+        for (int64_t done = first + n; done < system.n; done += kDepth) {
+          const int depth = static_cast<int>(min_of(kDepth, system.n - done));
+          for (int k = strip_row(); k < depth; k += kStripRows) {
+            shared.known[k][strip_column()] = exists ? unknowns[(done + k) * system.width] : 0.0;
+          }
+          const int lane = threadIdx.x % kDepth;
+          for (int i = threadIdx.x / kDepth; i < n; i += kThreads / kDepth) {
+            if (lane < depth) {
+              shared.factor[i][lane] = system.matrix[(first + i) * system.width + done + lane];
+            }
+          }
+          __syncthreads();
+          for (int i = strip_row(); i < n; i += kStripRows) {
+            double sum = 0;
+            for (int k = 0; k < depth; ++k) {
+              sum += shared.factor[i][k] * shared.known[k][strip_column()];
+            }
+            shared.strip[i][strip_column()] -= sum;
+          }
+          __syncthreads();
+        }
+        load_diagonal(system, first, n, shared.factor);
+        __syncthreads();
+        cholesky::solve(shared.factor, shared.strip, n);
+        for (int i = strip_row(); i < n; i += kStripRows) {
+          if (!exists) continue;
+          const double value = shared.strip[i][strip_column()];
+          unknowns[(first + i) * system.width] = value;
+          out[(first + i) * args.columns + column] = static_cast<Element>(value);
+        }
+        __syncthreads();  // the next tile reads these unknowns
+      }
+    }
+  }
+}
+
+}  // namespace fastprune::block_lstsq

@@ -1,0 +1,29 @@
+// fisher_outer: block-diagonal Fisher information, one dense block per site, accumulated in place.
+//
+//   blocks[s] += G_s^T G_s      G_s = the columns of site s in grads
+//
+// Kwon et al. 2022, section 4.2. `grads` holds the sites side by side, so sites may differ in
+// width; `blocks` is flat, block s starting at sum_{r<s} sizes[r]^2, row major, both triangles
+// written with bitwise equal values. Summation order is fixed: bitwise repeatable.
+#pragma once
+
+#include "../common/types.h"
+
+namespace fastprune {
+
+struct FisherOuterArgs {
+  const void* grads;   // [rows, sum(sizes)], dtype; columns contiguous
+  DType dtype;         // f32, bf16 or f16
+  int64_t rows;
+  int64_t row_stride;  // elements between rows
+  int64_t sites;
+  const int64_t* sizes;  // [sites], host memory; zero is allowed
+  float* blocks;         // [sum(sizes^2)] contiguous, accumulated into
+};
+
+// Number of independent tiles; a tile is the unit of CPU parallelism.
+int64_t fisher_outer_tiles(const FisherOuterArgs& args);
+Status fisher_outer_cpu(const FisherOuterArgs& args, int64_t begin_tile, int64_t end_tile);
+Status fisher_outer_cuda(const FisherOuterArgs& args, Stream stream);
+
+}  // namespace fastprune

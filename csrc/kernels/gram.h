@@ -1,0 +1,30 @@
+// gram: second-moment matrix of selected columns over valid rows, accumulated in place.
+//
+//   out += X_S^T X_S      X_S = x[valid rows][:, columns]
+//
+// Kwon et al. 2022, section 4.3 (normal equations). Products are summed in f32 over at most 256
+// rows, partial sums in the type of `out`. Both triangles are written with bitwise equal values.
+// Never uses TF32. Summation order is fixed: bitwise repeatable.
+#pragma once
+
+#include "../common/types.h"
+
+namespace fastprune {
+
+struct GramArgs {
+  const void* x;  // [rows, width], dtype; columns contiguous
+  DType dtype;    // f32, bf16 or f16
+  int64_t rows;
+  int64_t row_stride;      // elements between rows
+  const int64_t* columns;  // [selected] indices into a row; null = all columns, in order
+  int64_t selected;        // number of columns used
+  const uint8_t* valid;    // [rows], 0 = skip the row; null = every row
+  void* out;               // [selected, selected] contiguous, accumulated into
+  DType out_dtype;         // f32 or f64
+};
+
+int64_t gram_tiles(const GramArgs& args);
+Status gram_cpu(const GramArgs& args, int64_t begin_tile, int64_t end_tile);
+Status gram_cuda(const GramArgs& args, Stream stream);
+
+}  // namespace fastprune

@@ -1,0 +1,40 @@
+"""Structured, retraining-free pruning of Hugging Face Transformers.
+
+>>> import fastprune
+>>> result = fastprune.prune("path/to/model", "train.tsv", "macs=0.5")
+>>> result.save_pretrained("smaller")
+
+Importing the package also teaches ``AutoModelFor….from_pretrained`` to rebuild pruned models.
+"""
+
+from __future__ import annotations
+
+from fastprune.budget import Budget, parse_budget
+from fastprune.calibration import Statistics, collect_statistics
+from fastprune.compaction import compact, load_pretrained, save_pretrained
+from fastprune.data import Samples, load_samples
+from fastprune.errors import FastpruneError
+from fastprune.evaluation import evaluate, measure_latency
+from fastprune.pipeline import PruneResult, prune
+from fastprune.structure import Site, find_sites
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Budget",
+    "FastpruneError",
+    "PruneResult",
+    "Samples",
+    "Site",
+    "Statistics",
+    "collect_statistics",
+    "compact",
+    "evaluate",
+    "find_sites",
+    "load_pretrained",
+    "load_samples",
+    "measure_latency",
+    "parse_budget",
+    "prune",
+    "save_pretrained",
+]

@@ -1,0 +1,152 @@
+"""The loss whose mask gradients are collected: one number per sample, with or without labels.
+
+Without labels the targets are drawn from the model's own output distribution, which makes the
+collected matrix the true Fisher information rather than the empirical one: sampled classes,
+positions or tokens where the output is categorical, Gaussian noise where it is a vector.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from fastprune.errors import DataError
+
+Targets = Literal["auto", "labels", "sampled"]
+Batch = dict[str, Tensor]
+Objective = Callable[[Any, Batch, Tensor], Tensor]
+"""(model outputs, batch, sample_index) -> loss per sample, float32 [samples]."""
+
+_IGNORED = -100
+# More samples than this would share draws between neighbouring seeds. The generator reads only the
+# lower 32 bits of its seed, so the stride has to be small.
+_SEED_STRIDE = 1_000_003
+_LABEL_KEYS = ("labels", "start_positions", "end_positions")
+
+
+def make_objective(task: str, *, labelled: bool, seed: int) -> Objective:
+    """Choose the loss of a task.
+
+    Args:
+        task: a task name of :class:`fastprune.data.Samples`.
+        labelled: use the batch's labels; otherwise draw targets from the model's output.
+        seed: of the draws. A sample's draw depends on its own index only, so neither the batch
+            size nor the order of batches changes it.
+    """
+    try:
+        loss = _LOSSES[task]
+    except KeyError:
+        raise DataError(f"no calibration loss is known for task {task!r}") from None
+    return partial(loss, draw=_Draw(seed) if not labelled or task == "embedding" else None)
+
+
+def model_inputs(batch: Batch) -> Batch:
+    """What the model reads: the batch without labels, so that it computes no loss of its own."""
+    return {key: value for key, value in batch.items() if key not in _LABEL_KEYS}
+
+
+class _Draw:
+    """Random numbers that belong to a sample, whatever batch it arrives in."""
+
+    def __init__(self, seed: int) -> None:
+        self._seed = seed
+
+    def __call__(self, index: Tensor, size: int, like: Tensor, *, normal: bool = False) -> Tensor:
+        """Uniform or standard normal numbers, float32 [len(index), size], on ``like``'s device."""
+        rows = []
+        for i in index.tolist():
+            generator = torch.Generator().manual_seed(self._seed * _SEED_STRIDE + i)
+            make = torch.randn if normal else torch.rand
+            rows.append(make(size, generator=generator))
+        return torch.stack(rows).to(like.device)
+
+
+def _categorical(logits: Tensor, uniform: Tensor) -> Tensor:
+    """Sample classes by inverting the cumulative distribution: logits [..., C], uniform [...]."""
+    cumulative = logits.detach().softmax(-1).cumsum(-1)
+    # The last cumulative sum can round below 1; clamping keeps the class in range.
+    drawn = torch.searchsorted(cumulative, uniform.unsqueeze(-1).contiguous()).squeeze(-1)
+    return drawn.clamp_(max=logits.shape[-1] - 1)
+
+
+def _classes(out: Any, batch: Batch, index: Tensor, *, draw: _Draw | None) -> Tensor:
+    logits = out.logits.float()
+    if draw is None:
+        target = batch["labels"].view(-1)
+    else:
+        target = _categorical(logits, draw(index, 1, logits).squeeze(1))
+    return F.cross_entropy(logits, target, reduction="none")
+
+
+def _regression(out: Any, batch: Batch, index: Tensor, *, draw: _Draw | None) -> Tensor:
+    values = out.logits.float()
+    if draw is None:
+        return (values - batch["labels"].view_as(values).float()).square().mean(-1)
+    return (draw(index, values.shape[1], values, normal=True) * values).sum(-1)
+
+
+def _spans(out: Any, batch: Batch, index: Tensor, *, draw: _Draw | None) -> Tensor:
+    # Padding cannot be an answer; left in, it would make the loss depend on the batch.
+    padding = batch["attention_mask"] == 0
+    start, end = (
+        x.float().masked_fill(padding, torch.finfo(torch.float32).min)
+        for x in (out.start_logits, out.end_logits)
+    )
+    if draw is None:
+        # Answers cut off by truncation are marked with a position past the end and do not count.
+        tokens = start.shape[1]
+        targets = [
+            batch[key].view(-1).masked_fill(batch[key].view(-1) >= tokens, _IGNORED)
+            for key in ("start_positions", "end_positions")
+        ]
+    else:
+        uniform = draw(index, 2, start)
+        targets = [_categorical(x, uniform[:, i]) for i, x in enumerate((start, end))]
+    losses = [
+        F.cross_entropy(x, y, reduction="none", ignore_index=_IGNORED)
+        for x, y in zip((start, end), targets, strict=True)
+    ]
+    return (losses[0] + losses[1]) / 2
+
+
+def _tokens(out: Any, batch: Batch, index: Tensor, *, draw: _Draw | None) -> Tensor:
+    """Negative log-likelihood of a sequence: the sum over its predicted tokens."""
+    logits = out.logits[:, :-1].float()
+    valid = batch["attention_mask"][:, 1:].bool()
+    if draw is None:
+        target = batch["labels"][:, 1:]
+    else:
+        target = _categorical(logits, draw(index, logits.shape[1], logits))
+    target = target.masked_fill(~valid, _IGNORED)
+    losses = F.cross_entropy(
+        logits.transpose(1, 2), target, reduction="none", ignore_index=_IGNORED
+    )
+    return losses.sum(-1)
+
+
+def _embedding(out: Any, batch: Batch, index: Tensor, *, draw: _Draw | None) -> Tensor:
+    """A random projection of the mean-pooled output: the Fisher of a unit-variance Gaussian."""
+    hidden = out.last_hidden_state.float()
+    mask = batch.get("attention_mask")
+    if mask is None:
+        pooled = hidden.mean(1)
+    else:
+        weights = mask.unsqueeze(-1).to(hidden.dtype)
+        pooled = (hidden * weights).sum(1) / weights.sum(1).clamp(min=1)
+    assert draw is not None
+    return (draw(index, pooled.shape[1], pooled, normal=True) * pooled).sum(-1)
+
+
+_LOSSES = {
+    "classification": _classes,
+    "image": _classes,
+    "regression": _regression,
+    "question-answering": _spans,
+    "causal-lm": _tokens,
+    "embedding": _embedding,
+}

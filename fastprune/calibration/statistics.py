@@ -1,0 +1,127 @@
+"""Statistics: everything selection needs to know about the data. Additive and serialisable."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from fastprune.errors import CheckpointError, DataError
+
+FisherKind = Literal["sample", "batch"]
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """Block-diagonal Fisher information of the masks, summed over calibration samples.
+
+    Sums over disjoint samples, batches, shards or machines add up: ``a + b``.
+
+    Attributes:
+        site_names: sites in order; each contributes one block.
+        sizes: units per site.
+        blocks: float32 [sum(sizes**2)], the flat blocks ``G_s^T G_s`` (Kwon et al. 2022, eq. 7).
+        rows: number of gradient rows summed: samples, or mini-batches where ``fisher="batch"``.
+        samples: number of calibration samples seen.
+        tokens: number of valid tokens seen.
+        fisher: whose gradients the rows are.
+    """
+
+    site_names: tuple[str, ...]
+    sizes: tuple[int, ...]
+    blocks: torch.Tensor
+    rows: int
+    samples: int
+    tokens: int
+    fisher: FisherKind = "sample"
+
+    @property
+    def mean_length(self) -> float:
+        """Mean number of valid tokens per sample."""
+        return self.tokens / max(self.samples, 1)
+
+    def block(self, index: int) -> torch.Tensor:
+        """Fisher block of site ``index``: float32 [units, units], a view."""
+        start = sum(size * size for size in self.sizes[:index])
+        size = self.sizes[index]
+        return self.blocks[start : start + size * size].view(size, size)
+
+    def importance(self) -> torch.Tensor:
+        """Diagonal of every block, side by side: float32 [sum(sizes)] (Kwon et al. 2022, eq. 6)."""
+        return torch.cat([self.block(i).diagonal() for i in range(len(self.sizes))])
+
+    def __add__(self, other: Statistics) -> Statistics:
+        ours = (self.site_names, self.sizes, self.fisher)
+        if ours != (other.site_names, other.sizes, other.fisher):
+            raise DataError(
+                "statistics of different models or kinds of Fisher information do not add up; "
+                "collect both with the same model and the same `fisher`"
+            )
+        return Statistics(
+            site_names=self.site_names,
+            sizes=self.sizes,
+            blocks=self.blocks + other.blocks.to(self.blocks.device),
+            rows=self.rows + other.rows,
+            samples=self.samples + other.samples,
+            tokens=self.tokens + other.tokens,
+            fisher=self.fisher,
+        )
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the statistics to one safetensors file; the file appears whole or not at all.
+
+        Raises:
+            CheckpointError: the file cannot be written.
+        """
+        path = Path(path)
+        fields = {
+            "site_names": self.site_names,
+            "sizes": self.sizes,
+            "rows": self.rows,
+            "samples": self.samples,
+            "tokens": self.tokens,
+            "fisher": self.fisher,
+        }
+        partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+        try:
+            save_file(
+                {"blocks": self.blocks.cpu().contiguous()}, partial, {"fields": json.dumps(fields)}
+            )
+            os.replace(partial, path)
+        except (OSError, SafetensorError) as error:
+            raise CheckpointError(f"cannot write statistics to {path}: {error}") from error
+        finally:
+            partial.unlink(missing_ok=True)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Statistics:
+        """Read what :meth:`save` wrote.
+
+        Raises:
+            CheckpointError: the file is missing, damaged or not a statistics file.
+        """
+        try:
+            with safe_open(path, "pt") as file:
+                fields = json.loads((file.metadata() or {})["fields"])
+                blocks = file.get_tensor("blocks")
+            fields["site_names"] = tuple(fields["site_names"])
+            fields["sizes"] = tuple(fields["sizes"])
+            statistics = cls(blocks=blocks, **fields)
+        except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+            raise CheckpointError(
+                f"{path} is not a readable statistics file ({error}); collect it again with "
+                "fastprune.collect_statistics(...).save(path)"
+            ) from error
+        expected = sum(size * size for size in statistics.sizes)
+        if blocks.shape != (expected,) or blocks.dtype != torch.float32:
+            raise CheckpointError(
+                f"{path} is damaged: its blocks have shape {tuple(blocks.shape)}, expected "
+                f"({expected},) in float32; collect the statistics again"
+            )
+        return statistics

@@ -1,0 +1,5 @@
+"""The command line: ``fastprune prune | eval | inspect | doctor | demo``."""
+
+from fastprune.cli.main import main
+
+__all__ = ["main"]

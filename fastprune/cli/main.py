@@ -1,0 +1,40 @@
+"""The command group, and how errors and interrupts leave it."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import click
+
+from fastprune import __version__
+from fastprune.cli.demo import demo
+from fastprune.cli.doctor import doctor
+from fastprune.cli.evaluate import evaluate
+from fastprune.cli.inspect import inspect
+from fastprune.cli.prune import prune
+from fastprune.errors import FastpruneError
+
+
+class _Group(click.Group):
+    """Prints fastprune's own errors as the one line they are."""
+
+    def invoke(self, context: click.Context) -> Any:
+        try:
+            return super().invoke(context)
+        except FastpruneError as error:
+            click.echo(f"fastprune: error: {error}", err=True)
+            sys.exit(1)
+        except KeyboardInterrupt:
+            click.echo("fastprune: interrupted; nothing was left half-written", err=True)
+            sys.exit(130)
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="fastprune")
+def main() -> None:
+    """Prune Transformers without retraining: smaller, faster models in seconds."""
+
+
+for _command in (prune, evaluate, inspect, doctor, demo):
+    main.add_command(_command)

@@ -1,0 +1,96 @@
+"""``fastprune prune``: the main job."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from fastprune.budget import Budget, parse_budget
+from fastprune.cli.options import calm_libraries, data_options, output_options, running_options
+from fastprune.cli.tables import print_report
+from fastprune.compaction.atomic import check_target
+from fastprune.pipeline import prune as prune_model
+from fastprune.selection import METHODS
+from fastprune.settings import PRESETS
+from fastprune.tuning import TUNERS
+
+
+@click.command()
+@click.argument("model")
+@click.option("--train", required=True, metavar="FILE_OR_TASK", help="Calibration data.")
+@click.option("--eval", "eval_data", metavar="FILE_OR_TASK", help="Held-out data to score on.")
+@click.option(
+    "--budget",
+    "budgets",
+    multiple=True,
+    default=["macs=0.5"],
+    show_default=True,
+    metavar="KIND=VALUE",
+    help="macs=0.5 or params=0.6 for a share, macs=250M for a number. May repeat: one calibration,"
+    " one subdirectory of --out per budget.",
+)
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="Output directory.")
+@click.option("--overwrite", is_flag=True, help="Replace an existing output directory.")
+@click.option(
+    "--method",
+    type=click.Choice(METHODS),
+    default="fisher",
+    show_default=True,
+    help="How units are chosen.",
+)
+@click.option(
+    "--tune",
+    type=click.Choice(list(TUNERS)),
+    default="weights",
+    show_default=True,
+    help="How the units that stay are corrected.",
+)
+@click.option("--preset", type=click.Choice(PRESETS), help="Follow a published algorithm exactly.")
+@click.option("--samples", default=2048, show_default=True, help="Calibration samples.")
+@click.option("--seed", default=0, show_default=True, help="Of every random choice.")
+@click.option(
+    "--targets",
+    type=click.Choice(["auto", "labels", "sampled"]),
+    default="auto",
+    show_default=True,
+    help="Losses from labels, or from targets sampled from the model's own output.",
+)
+@click.option("--seq-len", type=float, metavar="N", help="Tokens at which MACs are counted.")
+@click.option("--align", default=1, show_default=True, help="Filter counts are multiples of this.")
+@click.option("--uniform", is_flag=True, help="Same widths in every layer: a stock checkpoint.")
+@data_options
+@running_options
+@output_options
+def prune(
+    model: str,
+    train: str,
+    budgets: Sequence[str],
+    out: Path,
+    overwrite: bool,
+    quiet: bool,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Prune MODEL (a directory or a hub id) and write the smaller model to --out."""
+    calm_libraries()
+    asked = [parse_budget(budget) for budget in budgets]
+    targets = _targets(out, asked)
+    for target in targets:
+        check_target(target, overwrite)
+    results = prune_model(model, train, asked, progress=not (quiet or as_json), **options)
+    for result, target in zip(results, targets, strict=True):
+        result.save_pretrained(target, overwrite=overwrite)
+    if as_json:
+        reports = [result.report.to_dict() for result in results]
+        click.echo(json.dumps(reports if len(reports) > 1 else reports[0], indent=2))
+    elif not quiet:
+        for result, target in zip(results, targets, strict=True):
+            print_report(result.report, target)
+
+
+def _targets(out: Path, budgets: Sequence[Budget]) -> list[Path]:
+    return [out] if len(budgets) == 1 else [out / str(b).replace("=", "-") for b in budgets]

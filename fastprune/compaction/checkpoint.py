@@ -1,0 +1,129 @@
+"""Saving and reloading pruned models as ordinary Hugging Face directories."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import transformers
+from safetensors import SafetensorError
+from transformers import AutoModel, PretrainedConfig, PreTrainedModel
+
+from fastprune.compaction.atomic import atomic_directory
+from fastprune.compaction.pruned_config import describe_
+from fastprune.compaction.registration import align_
+from fastprune.compaction.surgery import resize_
+from fastprune.compaction.uniform import layout, skeleton, uniform_config
+from fastprune.errors import CheckpointError
+from fastprune.structure.sites import layer_units
+
+REPORT_NAME = "fastprune_report.json"
+
+
+def save_pretrained(
+    model: PreTrainedModel,
+    directory: str | os.PathLike[str],
+    tokenizer: Any = None,
+    *,
+    report: dict[str, Any] | None = None,
+    overwrite: bool = False,
+    uniform: bool = False,
+    max_shard_size: str | int = "5GB",
+) -> None:
+    """Write ``model`` as a Hugging Face directory (safetensors) that describes its own widths.
+
+    After ``import fastprune`` the directory loads through ``AutoModelFor….from_pretrained``, and
+    through :func:`load_pretrained`. The directory appears whole or not at all.
+
+    Args:
+        tokenizer: tokenizer or processor saved alongside.
+        report: JSON-serialisable; written to ``fastprune_report.json``.
+        overwrite: replace an existing checkpoint.
+        uniform: write a stock config that loads without fastprune; needs equal widths.
+        max_shard_size: as in transformers.
+
+    Raises:
+        CheckpointError: the target cannot be written, or the model could not be rebuilt from
+            what would be written.
+    """
+    config = uniform_config(model) if uniform else _describing_config(model)
+    report_text = None if report is None else json.dumps(report, indent=2) + "\n"
+    with atomic_directory(directory, overwrite=overwrite) as staging:
+        model.save_pretrained(staging, max_shard_size=max_shard_size)
+        config.architectures = [type(model).__name__]
+        config.dtype = model.dtype
+        config.save_pretrained(staging)
+        if tokenizer is not None:
+            tokenizer.save_pretrained(staging)
+        if report_text is not None:
+            (staging / REPORT_NAME).write_text(report_text, encoding="utf-8")
+
+
+def load_pretrained(directory: str | os.PathLike[str], **kwargs: Any) -> PreTrainedModel:
+    """Load a directory written by :func:`save_pretrained` (or any dense checkpoint), in eval mode.
+
+    The model class is the one the checkpoint names; the weights keep their dtype. Unlike plain
+    ``from_pretrained``, every weight must be in the checkpoint: none is ever initialised.
+
+    Args:
+        kwargs: passed on to ``from_pretrained`` (``dtype``, ``device_map``,
+            ``attn_implementation`` …).
+
+    Raises:
+        CheckpointError: files are missing, truncated, or do not fit the model.
+    """
+    path = Path(directory)
+    model_class = _model_class(path)
+    kwargs = {"dtype": "auto", **kwargs, "output_loading_info": True}
+    kwargs["ignore_mismatched_sizes"] = False
+    try:
+        model, info = model_class.from_pretrained(path, **kwargs)
+    except (OSError, SafetensorError, RuntimeError, ValueError, KeyError) as error:
+        raise CheckpointError(
+            f"cannot load {path}: {_first_line(error)}; copy or save the checkpoint again"
+        ) from error
+    missing = [*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])]
+    if missing:
+        raise CheckpointError(
+            f"the weights in {path} lack {sorted(missing)[0]!r} ({len(missing)} in all) that "
+            f"{type(model).__name__} needs; copy or save the checkpoint again"
+        )
+    align_(model)
+    return model
+
+
+def _describing_config(model: PreTrainedModel) -> PretrainedConfig:
+    """The model's config, with widths exactly if the plain config would build other ones."""
+    config = copy.deepcopy(model.config)
+    describe_(config, None)
+    units = layer_units(model)
+    rebuilt = skeleton(type(model), config)
+    if layer_units(rebuilt) != units:
+        describe_(config, units)
+        resize_(rebuilt, units)
+    if layout(rebuilt) != layout(model):
+        raise CheckpointError(
+            f"the layers of this {type(model).__name__} cannot be rebuilt from its config; "
+            "merge adapters and undo other structural changes before saving"
+        )
+    return config
+
+
+def _model_class(path: Path) -> Any:
+    file = path / "config.json"
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+        architectures = config.get("architectures") or []
+    except (OSError, ValueError, AttributeError) as error:
+        raise CheckpointError(
+            f"cannot read {file}: {_first_line(error)}; point to a directory written by "
+            "save_pretrained"
+        ) from error
+    return getattr(transformers, architectures[0], AutoModel) if architectures else AutoModel
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -1,0 +1,84 @@
+"""How ``from_pretrained`` rebuilds a pruned checkpoint.
+
+Transformers lets a registered quantizer reshape the model between building it and loading its
+weights. That is the one extension point that works through every ``Auto`` class, so the widths
+travel in ``config.quantization_config`` under the method name ``fastprune``.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+from transformers.quantizers.auto import register_quantizer
+from transformers.quantizers.base import HfQuantizer
+
+from fastprune.compaction.pruned_config import METHOD
+from fastprune.compaction.surgery import resize_
+from fastprune.errors import CheckpointError
+from fastprune.structure.sites import layer_units
+
+_ALIGNMENT = 64
+"""Of torch's CPU allocator, in bytes."""
+
+
+@register_quantizer(METHOD)
+class PrunedLoader(HfQuantizer):
+    """Shrinks the freshly built dense skeleton to the widths of the checkpoint."""
+
+    requires_calibration = False
+
+    def _process_model_before_weight_loading(self, model: Any, **kwargs: Any) -> Any:
+        units: dict[str, Any] = self.quantization_config.to_dict()["units"]
+        for kind, dense in layer_units(model).items():
+            saved = units.get(kind)
+            if not _within(saved, dense):
+                raise CheckpointError(
+                    f"config.json promises {kind} units {saved} but the architecture has {dense} "
+                    "in its layers; restore config.json or save the model again"
+                )
+        resize_(model, units)
+        return model
+
+    def _process_model_after_weight_loading(self, model: Any, **kwargs: Any) -> Any:
+        """Leave an ordinary model: only the description in its config stays."""
+        align_(model)
+        model.is_quantized = False
+        for name in ("hf_quantizer", "quantization_method"):
+            if hasattr(model, name):
+                delattr(model, name)
+        for module in model.modules():
+            config = getattr(module, "config", None)
+            for name in ("_is_quantized", "_pre_quantization_dtype"):
+                if name in getattr(config, "__dict__", {}):
+                    delattr(config, name)
+        return model
+
+    def is_serializable(self, safe_serialization: bool | None = None) -> bool:
+        return True
+
+    @property
+    def is_trainable(self) -> bool:
+        return True
+
+
+@torch.no_grad()
+def align_(model: nn.Module) -> None:
+    """Move tensors off the memory-mapped file, to where torch would have put them.
+
+    A mapped tensor starts wherever the file has it. Matrix products on unaligned memory sum in
+    another order, so without this a reloaded model differs from the saved one in the last bit.
+    """
+    for tensor in (*model.parameters(), *model.buffers()):
+        if tensor.device.type == "cpu" and tensor.data_ptr() % _ALIGNMENT:
+            tensor.data = tensor.data.clone()
+
+
+def _within(saved: Any, dense: list[int]) -> bool:
+    """Whether ``saved`` lists a possible number of units for every layer."""
+    return (
+        isinstance(saved, list)
+        and len(saved) == len(dense)
+        and all(isinstance(n, int) and 0 <= n <= m for n, m in zip(saved, dense, strict=True))
+    )

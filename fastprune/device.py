@@ -1,0 +1,67 @@
+"""Where the work runs and in which precision."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+from torch import Tensor, nn
+
+from fastprune.errors import FastpruneError
+
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def resolve_device(device: str | torch.device = "auto") -> torch.device:
+    """Turn ``"auto"`` into the GPU where there is one, else the CPU.
+
+    Raises:
+        FastpruneError: a device this machine or this torch does not have.
+    """
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        resolved = torch.device(device)
+    except RuntimeError as error:
+        raise FastpruneError(f"unknown device {device!r}; use auto, cpu, cuda or cuda:N") from error
+    if resolved.type not in ("cpu", "cuda"):
+        raise FastpruneError(f"device {device!r} is not supported; use auto, cpu, cuda or cuda:N")
+    if resolved.type == "cuda" and (resolved.index or 0) >= torch.cuda.device_count():
+        raise FastpruneError(
+            f"device {device!r} is not there: torch sees {torch.cuda.device_count()} CUDA "
+            "device(s); use --device cpu or a torch built for your driver"
+        )
+    return resolved
+
+
+def resolve_dtype(dtype: str | torch.dtype = "auto") -> torch.dtype:
+    """Turn a name into the type activations are computed in; ``"auto"`` is float32.
+
+    Raises:
+        FastpruneError: an unknown name.
+    """
+    if dtype == "auto":
+        return torch.float32
+    if isinstance(dtype, torch.dtype) and dtype in _DTYPES.values():
+        return dtype
+    try:
+        return _DTYPES[str(dtype).removeprefix("torch.")]
+    except KeyError:
+        raise FastpruneError(f"unknown dtype {dtype!r}; use auto, {', '.join(_DTYPES)}") from None
+
+
+def autocast(device: torch.device, dtype: torch.dtype) -> AbstractContextManager[object]:
+    """Run matrix products in ``dtype``; nothing to do for float32."""
+    if dtype == torch.float32:
+        return nullcontext()
+    return torch.autocast(device.type, dtype=dtype)
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """The device of the model's first parameter."""
+    return next(model.parameters()).device
+
+
+def to_device(batch: dict[str, Tensor], device: torch.device) -> dict[str, Tensor]:
+    """Move every tensor of a batch."""
+    return {key: value.to(device, non_blocking=True) for key, value in batch.items()}

@@ -1,0 +1,124 @@
+"""Loading what a run starts from: the model, its tokenizer, and the samples."""
+
+from __future__ import annotations
+
+import copy
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from transformers import AutoImageProcessor, AutoTokenizer
+
+from fastprune.compaction import load_pretrained
+from fastprune.data import Samples, load_samples, task_of
+from fastprune.device import device_of, resolve_device
+from fastprune.errors import DataError, FastpruneError
+from fastprune.settings import Settings
+
+
+@dataclass(frozen=True)
+class Reader:
+    """Reads data the way a model needs them.
+
+    Attributes:
+        model: for its task, labels and vocabulary.
+        tokenizer: or image processor; None where data are tokenised already.
+        max_length: longest sample in tokens; None for the task's default.
+        text_columns: None for the customary names.
+        label_column: None for the customary names.
+        progress: show progress bars.
+    """
+
+    model: nn.Module
+    tokenizer: Any = None
+    max_length: int | None = None
+    text_columns: Sequence[str] | None = None
+    label_column: str | None = None
+    progress: bool = False
+
+    def calibration(self, source: Any, settings: Settings) -> Samples:
+        """Draw the calibration samples."""
+        labels = settings.targets == "labels" and settings.method == "fisher"
+        if not settings.parity:
+            return self._read(source, "train", labels, limit=settings.samples, seed=settings.seed)
+        everything = self._read(source, "train", labels)
+        # The original draws with replacement, so it may ask for more than there is.
+        draw = np.random.RandomState(settings.seed).choice(len(everything), settings.samples)
+        return everything.select(draw.tolist())
+
+    def held_out(self, source: Any) -> Samples:
+        """All samples of an evaluation source."""
+        return self._read(source, "eval", labels=True)
+
+    def _read(self, source: Any, split: str, labels: bool, **limits: Any) -> Samples:
+        return load_samples(
+            source,
+            self.tokenizer,
+            model_config=getattr(self.model, "config", None),
+            task=task_of(self.model),
+            split=split,
+            text_columns=self.text_columns,
+            label_column=self.label_column,
+            max_length=self.max_length,
+            require_labels=labels,
+            progress=self.progress,
+            **limits,
+        )
+
+
+def load_model(
+    model: nn.Module | str | os.PathLike[str], device: str | torch.device = "auto"
+) -> nn.Module:
+    """A model ready to work on, in evaluation mode where it is loaded from a path.
+
+    A live model stays where it is unless a device is named.
+    """
+    if isinstance(model, nn.Module):
+        return model if device == "auto" else model.to(resolve_device(device))
+    target = resolve_device(device)
+    return load_pretrained(model).to(target)
+
+
+def computable(model: nn.Module) -> nn.Module:
+    """The model itself, or a float32 copy of half-precision weights on a CPU.
+
+    CPU kernels for half types are slow and round sums to half; the pruned model gets its dtype
+    back afterwards.
+    """
+    half = any(p.dtype in (torch.float16, torch.bfloat16) for p in model.parameters())
+    if half and device_of(model).type == "cpu":
+        return copy.deepcopy(model).float()
+    return model
+
+
+def load_tokenizer(path: str | os.PathLike[str], model: nn.Module) -> Any:
+    """The tokenizer, or for vision models the image processor, saved beside a model.
+
+    Raises:
+        DataError: there is none.
+    """
+    loader = AutoImageProcessor if task_of(model) == "image" else AutoTokenizer
+    try:
+        return loader.from_pretrained(path)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise DataError(
+            f"no tokenizer can be loaded from {path} ({reason}); save the model's tokenizer there"
+        ) from error
+
+
+def check_finite(model: nn.Module) -> None:
+    """Refuse weights that no calculation can survive.
+
+    Raises:
+        FastpruneError: naming the first parameter with a NaN or an infinity.
+    """
+    for name, parameter in model.named_parameters():
+        if not torch.isfinite(parameter).all():
+            raise FastpruneError(
+                f"weight {name!r} holds NaN or infinite values; load an undamaged checkpoint"
+            )

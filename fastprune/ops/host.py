@@ -1,0 +1,96 @@
+"""Host code over NumPy arrays: the budget search of Kwon et al. 2022, and build information."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+try:
+    if os.environ.get("FASTPRUNE_NATIVE", "on").lower() == "off":
+        raise ImportError("FASTPRUNE_NATIVE=off")
+    from fastprune import _host
+except ImportError:
+    _host = None  # type: ignore[assignment]
+
+Masks = NDArray[np.uint8]
+
+
+def build_info() -> dict[str, Any] | None:
+    """Compilers, flags, CUDA architectures and torch version of the build; None if not built."""
+    return dict(_host.build_info()) if _host is not None else None
+
+
+def budget_search(
+    head_importance: NDArray[np.float64],
+    filter_importance: NDArray[np.float64],
+    head_cost: float,
+    filter_cost: float,
+    budgets: NDArray[np.float64],
+) -> tuple[Masks, Masks]:
+    """Best split of each budget between heads and filters (Kwon et al. 2022, algorithm 1).
+
+    For every number of heads ``n >= 1`` (only ``n = 0`` when there are no heads) that fits the
+    budget, the ``n`` most important heads are kept and the rest of the budget goes to the most
+    important filters; the ``n`` with the largest kept importance wins (ties: the smaller ``n``).
+
+    Args:
+        head_importance: ``[H]`` importance of every head of the model; ``H`` may be 0.
+        filter_importance: ``[F]`` importance of every filter; ``F`` may be 0.
+        head_cost, filter_cost: price of one unit, positive, in the unit of ``budgets``.
+        budgets: ``[B]`` what may be spent.
+
+    Returns:
+        ``(heads [B, H], filters [B, F])``, uint8, 1 = kept. The row of a budget that not even one
+        head fits is all zeros.
+
+    Raises:
+        ValueError: an input that is not one-dimensional, not finite, or a price that is not
+            positive.
+    """
+    heads, filters, limits = (
+        np.ascontiguousarray(values, dtype=np.float64)
+        for values in (head_importance, filter_importance, budgets)
+    )
+    for name, values in (("head_importance", heads), ("filter_importance", filters)):
+        if values.ndim != 1 or not np.isfinite(values).all():
+            raise ValueError(f"{name} must be a one-dimensional array of finite numbers")
+    if limits.ndim != 1 or np.isnan(limits).any():
+        raise ValueError("budgets must be a one-dimensional array without NaN")
+    if not (0 < head_cost < np.inf and 0 < filter_cost < np.inf):
+        raise ValueError(f"costs must be positive, got {head_cost} and {filter_cost}")
+    search = _host.budget_search if _host is not None else _budget_search
+    return search(heads, filters, head_cost, filter_cost, limits)
+
+
+_SLACK = 1e-9  # relative: a unit that exactly fits is not lost to rounding
+
+
+def _budget_search(
+    heads: NDArray[np.float64],
+    filters: NDArray[np.float64],
+    head_cost: float,
+    filter_cost: float,
+    budgets: NDArray[np.float64],
+) -> tuple[Masks, Masks]:
+    head_order = np.argsort(-heads, kind="stable")
+    filter_order = np.argsort(-filters, kind="stable")
+    head_total = np.concatenate([[0.0], np.cumsum(heads[head_order])])
+    filter_total = np.concatenate([[0.0], np.cumsum(filters[filter_order])])
+    counts = np.arange(min(1, len(heads)), len(heads) + 1)
+    head_masks = np.zeros((len(budgets), len(heads)), dtype=np.uint8)
+    filter_masks = np.zeros((len(budgets), len(filters)), dtype=np.uint8)
+    for row, budget in enumerate(budgets):
+        slack = _SLACK * abs(budget)
+        left = budget - counts * head_cost
+        feasible = left >= -slack
+        if not feasible.any():
+            continue
+        left = left[feasible].clip(0.0)
+        affordable = np.floor((left + slack) / filter_cost).clip(0, len(filters)).astype(np.int64)
+        best = int(np.argmax(head_total[counts[feasible]] + filter_total[affordable]))
+        head_masks[row, head_order[: counts[feasible][best]]] = 1
+        filter_masks[row, filter_order[: affordable[best]]] = 1
+    return head_masks, filter_masks

@@ -1,0 +1,134 @@
+"""Puts a kernel behind every operation: the native one, or the reference where there is none."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastprune.ops import reference
+from fastprune.ops.schemas import LIBRARY, NAMESPACE, SCHEMAS
+
+_NATIVE = Path(__file__).resolve().parent.parent / "_native.so"
+_DEVICES = ("CPU", "CUDA")
+_REBUILD = "Reinstall with `pip install --no-build-isolation -e .` (or `pip install .`)."
+
+_reason: str | None = None
+"""Why the native library is not in use; None when it is."""
+
+
+def native_status() -> dict[str, Any]:
+    """What runs the operations, for ``fastprune doctor``.
+
+    Keys: ``native`` (bool), ``library`` (path or None), ``reason`` (why not, or None), ``cpu`` and
+    ``cuda`` ("native" or "reference"), ``build`` (compiler, architectures and versions, or None).
+    """
+    from fastprune.ops.host import build_info
+
+    backends = {
+        device.lower(): "reference" if device in _fallback_devices else "native"
+        for device in _DEVICES
+    }
+    library = None if _reason else str(_NATIVE)
+    return {
+        "native": _reason is None,
+        "library": library,
+        "reason": _reason,
+        **backends,
+        "build": build_info(),
+    }
+
+
+def _load_native() -> str | None:
+    """Load the library; the reason in words if that is not possible."""
+    if os.environ.get("FASTPRUNE_NATIVE", "on").lower() == "off":
+        return "FASTPRUNE_NATIVE=off"
+    if not _NATIVE.is_file():
+        reason = f"{_NATIVE.name} was not built"
+    else:
+        try:
+            torch.ops.load_library(_NATIVE)
+            return None
+        except OSError as error:
+            reason = f"{_NATIVE.name} does not load: {error}"
+    warnings.warn(
+        f"fastprune runs without its native kernels, correctly but slowly: {reason}. {_REBUILD}",
+        RuntimeWarning,
+        stacklevel=2,
+    )
+    return reason
+
+
+def _mask_grad(
+    x: Tensor, grad: Tensor, group: int, valid: Tensor | None, offsets: Tensor | None
+) -> Tensor:
+    return reference.mask_grad(x, grad, group, valid, offsets).float()
+
+
+def _fisher_outer(blocks: Tensor, grads: Tensor, sizes: list[int]) -> None:
+    blocks += reference.fisher_outer(grads, sizes)
+
+
+def _gram(out: Tensor, x: Tensor, columns: Tensor | None, valid: Tensor | None) -> None:
+    out += reference.gram(x, columns, valid)
+
+
+def _tuning_system(
+    gram: Tensor, weight: Tensor, cross: Tensor, group: int
+) -> tuple[Tensor, Tensor]:
+    a, b = reference.tuning_system(gram, weight, cross, group)
+    return a.to(gram.dtype), b.to(gram.dtype)
+
+
+def _block_lstsq(
+    systems: Tensor, rhs: Tensor, sizes: list[int], damping: float
+) -> tuple[Tensor, Tensor]:
+    x, info = reference.block_lstsq(systems, rhs, sizes, damping)
+    return x.to(rhs.dtype), info
+
+
+_REFERENCES: dict[str, Callable[..., Any]] = {
+    "mask_grad": _mask_grad,
+    "fisher_outer": _fisher_outer,
+    "greedy_rearrange": reference.greedy_rearrange,
+    "gram": _gram,
+    "tuning_system": _tuning_system,
+    "block_lstsq": _block_lstsq,
+}
+
+
+def _warning_once(kernel: Callable[..., Any]) -> Callable[..., Any]:
+    def run(*args: Any) -> Any:
+        warnings.warn(
+            "fastprune was built without CUDA: its operations run as plain PyTorch on the GPU. "
+            f"Set FASTPRUNE_CUDA=on and reinstall. {_REBUILD}",
+            RuntimeWarning,
+            stacklevel=3,
+        )
+        return kernel(*args)
+
+    return run
+
+
+def _register_references() -> set[str]:
+    """Fill the devices that have no native kernel; returns them."""
+    has_kernel = torch._C._dispatch_has_kernel_for_dispatch_key
+    devices = set()
+    for name in SCHEMAS:
+        for device in _DEVICES:
+            if has_kernel(f"{NAMESPACE}::{name}", device):
+                continue
+            devices.add(device)
+            kernel = _REFERENCES[name]
+            built_without_cuda = device == "CUDA" and _reason is None
+            LIBRARY.impl(name, _warning_once(kernel) if built_without_cuda else kernel, device)
+    return devices
+
+
+_reason = _load_native()
+_fallback_devices = _register_references()

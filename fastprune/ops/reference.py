@@ -1,0 +1,103 @@
+"""What each operation computes, in plain PyTorch and float64.
+
+These are the oracle of the tests and the fallback where no native kernel is available. They
+allocate freely and return float64; shapes are those of the wrappers in ``fastprune.ops``.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def mask_grad(
+    x: Tensor, grad: Tensor, group: int, valid: Tensor | None, offsets: Tensor | None
+) -> Tensor:
+    """Per-sample sums of ``x * grad`` over tokens and the columns of each unit."""
+    units = x.shape[-1] // group
+    products = (x.double() * grad.double()).unflatten(-1, (units, group)).sum(-1)
+    if offsets is not None:
+        lengths = offsets.diff()
+        samples = torch.arange(len(lengths), device=x.device).repeat_interleave(lengths)
+        owned = products[offsets[0] : offsets[-1]]
+        return products.new_zeros(len(lengths), units).index_add_(0, samples, owned)
+    if valid is not None:
+        products = products.masked_fill(~valid.bool()[..., None], 0.0)
+    return products.sum(1)
+
+
+def fisher_outer(grads: Tensor, sizes: list[int]) -> Tensor:
+    """One flat ``G_s^T G_s`` after the other."""
+    blocks = [(g.T @ g).flatten() for g in grads.double().split(sizes, dim=1)]
+    return torch.cat([grads.new_zeros(0, dtype=torch.float64), *blocks])
+
+
+def gram(x: Tensor, columns: Tensor | None, valid: Tensor | None) -> Tensor:
+    """``X_S^T X_S`` over the chosen columns and valid rows of ``x [rows, width]``."""
+    rows = x.double() if valid is None else x[valid.bool()].double()
+    if columns is not None:
+        rows = rows[:, columns]
+    return rows.T @ rows
+
+
+def greedy_rearrange(blocks: Tensor, sizes: list[int], masks: Tensor) -> Tensor:
+    """Every site of every mask through :func:`_rearrange_site`."""
+    out = (masks != 0).to(torch.float32)
+    squares = blocks.double().split([n * n for n in sizes])
+    for row in out:
+        for block, mask in zip(squares, row.split(sizes), strict=True):
+            n = len(mask)
+            pruned = n - int(mask.sum())
+            if 0 < pruned < n:
+                mask.copy_(_rearrange_site(block.view(n, n), pruned))
+    return out
+
+
+def _rearrange_site(fisher: Tensor, pruned: int) -> Tensor:
+    diagonal = fisher.diagonal()
+    order = diagonal.argsort(stable=True).tolist()
+    members = order[:pruned]
+    r = fisher[members].sum(0)
+    for unit in order[pruned:]:
+        members.append(unit)
+        r = r + fisher[unit]
+        cost = diagonal[members] - 2 * r[members]
+        removed = members.pop(int(cost.argmin()))
+        r = r - fisher[removed]
+    keep = torch.ones(len(diagonal), device=fisher.device)
+    keep[members] = 0.0
+    return keep
+
+
+def tuning_system(gram: Tensor, weight: Tensor, cross: Tensor, group: int) -> tuple[Tensor, Tensor]:
+    """Head-block sums of ``(W^T W) * gram`` and of ``rowsum(cross * W^T)``."""
+    w = weight.double()
+    units = w.shape[1] // group
+    product = (w.T @ w) * gram.double()
+    a = product.view(units, group, units, group).sum((1, 3))
+    b = (cross.double() * w.T).sum(1).view(units, group).sum(1)
+    return a, b
+
+
+def block_lstsq(
+    systems: Tensor, rhs: Tensor, sizes: list[int], damping: float
+) -> tuple[Tensor, Tensor]:
+    """Damped Cholesky solves, one system at a time; failed systems give zeros."""
+    x = torch.zeros_like(rhs, dtype=torch.float64)
+    info = torch.zeros(len(sizes), dtype=torch.int32, device=rhs.device)
+    flat = systems.double().split([n * n for n in sizes])
+    for s, (a, b, out) in enumerate(zip(flat, rhs.double().split(sizes), x.split(sizes))):
+        if (n := len(b)) == 0:
+            continue
+        lower = a.view(n, n).tril()
+        ridge = damping * lower.diagonal().mean()
+        full = lower + lower.tril(-1).T + ridge * torch.eye(n, dtype=a.dtype, device=a.device)
+        factor, info[s] = torch.linalg.cholesky_ex(full)
+        bad = ~factor.isfinite().all(dim=1)
+        if info[s] == 0 and bad.any():
+            info[s] = 1 + int(bad.nonzero()[0])
+        elif info[s] == 0 and not b.isfinite().all():
+            info[s] = -1
+        if info[s] == 0:
+            out.copy_(torch.cholesky_solve(b, factor))
+    return x, info

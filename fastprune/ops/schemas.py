@@ -1,0 +1,26 @@
+"""Every native operation on one screen. The native library and the references implement these."""
+
+from __future__ import annotations
+
+import torch
+
+NAMESPACE = "fastprune"
+
+SCHEMAS = {
+    "mask_grad": "(Tensor x, Tensor grad, int group, Tensor? valid, Tensor? offsets) -> Tensor",
+    "fisher_outer": "(Tensor(a!) blocks, Tensor grads, int[] sizes) -> ()",
+    "greedy_rearrange": "(Tensor blocks, int[] sizes, Tensor masks) -> Tensor",
+    "gram": "(Tensor(a!) out, Tensor x, Tensor? columns, Tensor? valid) -> ()",
+    "tuning_system": (
+        "(Tensor gram, Tensor weight, Tensor cross, int group) -> (Tensor a, Tensor b)"
+    ),
+    "block_lstsq": (
+        "(Tensor systems, Tensor rhs, int[] sizes, float damping) -> (Tensor x, Tensor info)"
+    ),
+}
+
+# Keeps the definitions alive: a Library that is collected takes its operations with it.
+LIBRARY = torch.library.Library(NAMESPACE, "DEF")
+
+for _name, _signature in SCHEMAS.items():
+    LIBRARY.define(_name + _signature, tags=torch.Tag.pt2_compliant_tag)

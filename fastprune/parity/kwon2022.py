@@ -1,0 +1,74 @@
+"""Strict parity with the code released for Kwon et al. 2022.
+
+What differs from fastprune's own defaults: the Fisher rows are gradients of mini-batch means
+(``fisher="batch"``), the teacher of the tuning is not the dense model but one pruned half-way, and
+the normal equations are handed to LSMR, in single precision and with its default stopping rule.
+The first attention sublayer is not tuned, and the first failure ends all tuning.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import torch
+from scipy.sparse.linalg import lsmr
+from torch import Tensor
+
+from fastprune import ops
+from fastprune.budget import Budget
+from fastprune.structure.site import Site
+from fastprune.tuning.solvers import SolveFailure, Update, apply_scales
+from fastprune.tuning.system import LeastSquares
+
+# LSMR's reasons to stop that count as success: x = 0, or a solution within atol/btol.
+_LAST_SUCCESS = 2
+
+
+def staged_teacher_budget(budget: Budget, dense: float) -> Budget:
+    """The half-way budget of a two-step geometric schedule: the square root of the target share.
+
+    Args:
+        budget: the target.
+        dense: cost of the dense model.
+    """
+    return replace(budget, value=math.sqrt(budget.limit(dense) / dense), relative=True)
+
+
+def lsmr_scales(site: Site, system: LeastSquares, weight: Tensor, bias: Tensor | None) -> Update:
+    """Mask tuning as released: damped LSMR on the normal matrix, around a scale of one.
+
+    Attention gets one more unknown, a constant added to every element of the output; it is solved
+    for and thrown away, which is the original's way.
+
+    Raises:
+        SolveFailure: LSMR stopped without converging, or a scale left [-10, 10].
+    """
+    matrix, rhs = ops.tuning_system(system.gram, weight, system.cross, site.group)
+    if site.kind == "attention":
+        matrix, rhs = _with_constant(site, system, weight, matrix, rhs)
+    a, b = (t.cpu().numpy().astype(np.float32) for t in (matrix, rhs))
+    if len(b) == 1:
+        # The original takes an undefined variable here; this is the undamped step it meant.
+        deviation = b / a[0, 0]
+    else:
+        deviation, stop_reason, *_ = lsmr(a, b, damp=1.0)
+        if stop_reason > _LAST_SUCCESS:
+            raise SolveFailure(f"LSMR did not converge (reason {stop_reason})")
+    scales = 1 + torch.from_numpy(deviation[: site.units]).to(weight.device)
+    return apply_scales(site, weight, scales)
+
+
+def _with_constant(
+    site: Site, system: LeastSquares, weight: Tensor, matrix: Tensor, rhs: Tensor
+) -> tuple[Tensor, Tensor]:
+    per_column = system.x_sum * weight.double().sum(0)
+    border = per_column.view(site.units, site.group).sum(1)
+    corner = torch.tensor([float(system.rows * site.outputs)], dtype=border.dtype)
+    corner = corner.to(border.device)
+    top = torch.cat([matrix, border[:, None]], dim=1)
+    bottom = torch.cat([border, corner])[None]
+    # Around one: the constant, too, is measured from 1.
+    shifted = torch.cat([rhs - border, system.error_sum.sum()[None] - corner])
+    return torch.cat([top, bottom]), shifted

@@ -1,0 +1,341 @@
+"""The whole way, from a model and samples to smaller models. The only module that knows it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, overload
+
+import torch
+from torch import Tensor, nn
+
+from fastprune.budget import Budget, BudgetKind, Prices, parse_budget, price_sites
+from fastprune.calibration import Statistics, collect_statistics
+from fastprune.calibration.objective import Targets
+from fastprune.calibration.statistics import FisherKind
+from fastprune.compaction import compact, save_pretrained, uniform_kinds
+from fastprune.data import Samples
+from fastprune.device import device_of, resolve_dtype
+from fastprune.evaluation.latency import measure_latency
+from fastprune.evaluation.scorer import Scorer
+from fastprune.inputs import Reader, check_finite, computable, load_model, load_tokenizer
+from fastprune.parity import lsmr_scales, staged_teacher_budget
+from fastprune.report import Latency, Report, Score, Size, Stopwatch
+from fastprune.selection import rearrange_masks, select_masks
+from fastprune.selection.methods import unit_importance
+from fastprune.selection.packed import split_packed
+from fastprune.settings import Settings
+from fastprune.structure import find_sites, layer_units
+from fastprune.tuning import TUNERS, SiteTuning
+from fastprune.tuning import tune as tune_model
+
+BudgetLike = Budget | str | float | Mapping[str, object]
+
+
+@dataclass
+class PruneResult:
+    """A pruned model and how it came about.
+
+    Attributes:
+        model: physically smaller and tuned; dtype, device and mode as the model handed in.
+        masks: per site of the original model, float32 [units], 1 = kept.
+        report: what was promised and what was measured.
+        tokenizer: saved beside the model, where there is one.
+        uniform: whether it is saved with a stock config that loads without fastprune.
+    """
+
+    model: nn.Module
+    masks: dict[str, Tensor]
+    report: Report
+    tokenizer: Any = field(default=None, repr=False)
+    uniform: bool = False
+
+    def save_pretrained(
+        self, directory: str | os.PathLike[str], *, overwrite: bool = False
+    ) -> None:
+        """Save model, tokenizer and report; see :func:`fastprune.save_pretrained`."""
+        save_pretrained(
+            self.model,  # type: ignore[arg-type]
+            directory,
+            self.tokenizer,
+            report=self.report.to_dict(),
+            overwrite=overwrite,
+            uniform=self.uniform,
+        )
+
+
+@overload
+def prune(
+    model: nn.Module | str | os.PathLike[str], data: Any, budget: BudgetLike = ..., **options: Any
+) -> PruneResult: ...
+
+
+@overload
+def prune(
+    model: nn.Module | str | os.PathLike[str], data: Any, budget: list[BudgetLike], **options: Any
+) -> list[PruneResult]: ...
+
+
+def prune(
+    model: nn.Module | str | os.PathLike[str],
+    data: Any,
+    budget: Any = "macs=0.5",
+    *,
+    method: str = "fisher",
+    tune: str = "weights",
+    preset: str | None = None,
+    eval_data: Any = None,
+    metric: str | None = None,
+    tokenizer: Any = None,
+    samples: int = 2048,
+    batch_size: int = 32,
+    max_length: int | None = None,
+    seq_len: float | None = None,
+    seed: int = 0,
+    fisher: FisherKind = "sample",
+    targets: Targets = "auto",
+    rearrange: bool = True,
+    align: int = 1,
+    uniform: bool = False,
+    text_columns: Sequence[str] | None = None,
+    label_column: str | None = None,
+    latency: bool = True,
+    device: str | torch.device = "auto",
+    dtype: str | torch.dtype = "auto",
+    progress: bool = False,
+) -> PruneResult | list[PruneResult]:
+    """Prune a fine-tuned model to one or several budgets, without retraining.
+
+    One calibration serves all budgets. The weights of the model handed in are not changed.
+
+    Args:
+        model: a Hugging Face model, or the path or hub id of one.
+        data: calibration data in any form :func:`fastprune.load_samples` reads.
+        budget: ``"macs=0.5"``, ``"params=0.6"``, ``"macs=250M"``; a list gives a list of results.
+        method: how units are chosen: ``"fisher"``, ``"magnitude"`` or ``"random"``.
+        tune: how survivors are corrected: ``"weights"`` re-solves the kept output projections,
+            ``"scale"`` rescales kept units, ``"none"`` leaves them.
+        preset: ``"kwon2022"`` follows the original algorithm step for step.
+        eval_data: held-out data for the scores before and after; None skips them.
+        metric: of ``eval_data``; by default the task's customary one.
+        tokenizer: found beside ``model`` where that is a path.
+        samples: calibration samples, drawn by ``seed``.
+        batch_size: samples per forward pass.
+        max_length: longest sample, in tokens.
+        seq_len: tokens at which MACs are counted; by default the mean calibration length.
+        seed: of every random choice.
+        fisher: per-``"sample"`` or per-``"batch"`` gradients.
+        targets: losses from ``"labels"``, from targets ``"sampled"`` from the model, or ``"auto"``:
+            labels where there are any.
+        rearrange: refine the masks with the block-diagonal Fisher (method ``fisher`` only).
+        align: filter counts are multiples of this.
+        uniform: the same widths in every layer, so that the result loads without fastprune.
+        text_columns: columns of ``data`` with the text.
+        label_column: column of ``data`` with the labels.
+        latency: measure milliseconds before and after.
+        device: ``"auto"``: a path goes to the GPU where there is one, a model stays where it is.
+        dtype: of the forward and backward passes; ``"auto"`` is float32.
+        progress: show progress bars.
+
+    Raises:
+        FastpruneError: anything the user can mend, in one line.
+    """
+    several = isinstance(budget, (list, tuple))
+    settings = Settings(
+        budgets=tuple(parse_budget(b) for b in (budget if several else [budget])),
+        method=method,
+        tune=tune,
+        preset=preset,
+        samples=samples,
+        batch_size=batch_size,
+        seed=seed,
+        fisher=fisher,
+        targets=targets,
+        rearrange=rearrange,
+        align=align,
+        uniform=uniform,
+        seq_len=seq_len,
+        dtype=resolve_dtype(dtype),
+    ).with_preset()
+    watch = Stopwatch()
+    with watch.stage("load"):
+        dense = load_model(model, device)
+        if tokenizer is None and not isinstance(model, nn.Module):
+            tokenizer = load_tokenizer(model, dense)
+        find_sites(dense)  # an unsupported model fails before any data are read
+        check_finite(dense)
+        reader = Reader(dense, tokenizer, max_length, text_columns, label_column, progress)
+        held_out = None if eval_data is None else reader.held_out(eval_data)
+        calibration = reader.calibration(data, settings)
+    scorer = Scorer(held_out, metric, batch_size=batch_size, progress=progress)
+    run = _Run(dense, calibration, settings, scorer, watch, latency=latency, progress=progress)
+    results = run.results(tokenizer)
+    return results if several else results[0]
+
+
+class _Run:
+    """One calibration and everything derived from it."""
+
+    def __init__(
+        self,
+        given: nn.Module,
+        samples: Samples,
+        settings: Settings,
+        scorer: Scorer,
+        watch: Stopwatch,
+        *,
+        latency: bool,
+        progress: bool,
+    ) -> None:
+        self._given = given
+        self._dense = computable(given)
+        self._samples = samples
+        self._settings = settings
+        self._scorer = scorer
+        self._watch = watch
+        self._latency = latency
+        self._progress = progress
+        self._sites = find_sites(given)
+        self._seq_len = settings.seq_len or samples.mean_length
+
+    def results(self, tokenizer: Any) -> list[PruneResult]:
+        """Calibrate once, then prune to every budget."""
+        dense_score = self._scorer.dense(self._dense)
+        statistics = self._calibrate() if self._settings.method == "fisher" else None
+        return [
+            self._finish(budget, masks, dense_score, tokenizer)
+            for budget, masks in self._select(statistics)
+        ]
+
+    def _calibrate(self) -> Statistics:
+        settings = self._settings
+        with self._watch.stage("calibrate"):
+            return collect_statistics(
+                self._dense,
+                self._samples,
+                fisher=settings.fisher,
+                targets=settings.targets,
+                batch_size=settings.batch_size,
+                seed=settings.seed,
+                dtype=settings.dtype,
+                progress=self._progress,
+            )
+
+    def _select(self, statistics: Statistics | None) -> list[tuple[Budget, _Masks]]:
+        settings = self._settings
+        importance = unit_importance(
+            settings.method, self._dense, self._sites, statistics, settings.seed
+        )
+        with self._watch.stage("search"):
+            searched = [self._search(importance, budget) for budget in settings.budgets]
+        kept = torch.stack([masks.kept for masks in searched])
+        if statistics is not None and settings.rearrange:
+            with self._watch.stage("rearrange"):
+                kept = rearrange_masks(statistics, kept).cpu()
+        return [
+            (budget, _Masks(row, masks.teacher))
+            for budget, row, masks in zip(settings.budgets, kept, searched, strict=True)
+        ]
+
+    def _search(self, importance: Tensor, budget: Budget) -> _Masks:
+        settings = self._settings
+        prices = self._prices(budget.kind)
+        kinds = uniform_kinds(self._dense) if settings.uniform else None
+        (kept,) = select_masks(
+            importance, prices, [budget], align=settings.align, uniform=kinds
+        )
+        if not settings.parity:
+            return _Masks(kept)
+        (teacher,) = select_masks(
+            importance, prices, [staged_teacher_budget(budget, prices.dense)]
+        )
+        return _Masks(kept, teacher)
+
+    def _finish(
+        self, budget: Budget, masks: _Masks, dense_score: float | None, tokenizer: Any
+    ) -> PruneResult:
+        settings = self._settings
+        by_site = split_packed(masks.kept, self._sites)
+        with self._watch.stage("compact"):
+            pruned = compact(self._dense, by_site)
+        with self._watch.stage("tune"):
+            tuning = self._tune(pruned, masks)
+        pruned_score = self._scorer.pruned(pruned)
+        pruned.to(next(self._given.parameters()).dtype)
+        report = Report(
+            budget=str(budget),
+            method=settings.method,
+            tune=settings.tune,
+            preset=settings.preset,
+            seed=settings.seed,
+            seq_len=self._seq_len,
+            score=Score(self._scorer.metric, dense_score, pruned_score),
+            macs=self._size("macs", pruned),
+            params=self._size("params", pruned),
+            params_total=Size(_parameters(self._given), _parameters(pruned)),
+            units=_units(pruned),
+            timing_s=dict(self._watch.seconds),
+            sample_ids=self._samples.ids,
+            latency_ms=self._measure(pruned) if self._latency else None,
+            tuning={entry.site: entry.relative_error for entry in tuning},
+            warnings=[
+                f"{entry.site} keeps its untuned values: {entry.failure}"
+                for entry in tuning
+                if entry.failure is not None
+            ],
+            device=str(device_of(pruned)),
+            dtype=str(settings.dtype).removeprefix("torch."),
+        )
+        return PruneResult(pruned, by_site, report, tokenizer, settings.uniform)
+
+    def _tune(self, pruned: nn.Module, masks: _Masks) -> list[SiteTuning]:
+        settings = self._settings
+        solver = lsmr_scales if settings.parity else TUNERS[settings.tune]
+        if solver is None:
+            return []
+        teacher = self._dense
+        if masks.teacher is not None:
+            teacher = compact(self._dense, split_packed(masks.teacher, self._sites))
+        return tune_model(
+            teacher,
+            pruned,
+            self._samples,
+            solver,
+            batch_size=settings.batch_size,
+            dtype=settings.dtype,
+            skip_first_attention=settings.parity,
+            stop_at_failure=settings.parity,
+            progress=self._progress,
+        )
+
+    def _prices(self, kind: BudgetKind) -> Prices:
+        return price_sites(self._sites, kind, self._seq_len)
+
+    def _size(self, kind: BudgetKind, pruned: nn.Module) -> Size:
+        left = price_sites(find_sites(pruned), kind, self._seq_len)
+        return Size(self._prices(kind).dense, left.dense)
+
+    def _measure(self, pruned: nn.Module) -> Latency:
+        batch, length = self._settings.batch_size, max(1, round(self._seq_len))
+        measured = measure_latency(
+            {"dense": self._given, "pruned": pruned}, batch=batch, length=length
+        )
+        return Latency(measured["dense"], measured["pruned"], batch, length)
+
+
+@dataclass(frozen=True)
+class _Masks:
+    """Packed masks of one budget: what stays, and in strict parity what the teacher keeps."""
+
+    kept: Tensor
+    teacher: Tensor | None = None
+
+
+def _units(model: nn.Module) -> dict[str, list[int]]:
+    units = layer_units(model)
+    return {"heads": units["attention"], "filters": units["ffn"]}
+
+
+def _parameters(model: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())

@@ -1,0 +1,131 @@
+"""The report: what was asked, what came out, what was measured."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+
+
+@dataclass
+class Score:
+    """A metric before and after pruning; None where nothing was evaluated."""
+
+    metric: str | None = None
+    dense: float | None = None
+    pruned: float | None = None
+
+
+@dataclass(frozen=True)
+class Size:
+    """A cost before and after pruning."""
+
+    dense: float
+    pruned: float
+
+    @property
+    def kept(self) -> float:
+        """Share that is left."""
+        return self.pruned / self.dense
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Measured milliseconds per forward pass (medians of interleaved runs)."""
+
+    dense: float
+    pruned: float
+    batch: int
+    length: int
+
+    @property
+    def speedup(self) -> float:
+        """How many times faster the pruned model is."""
+        return self.dense / self.pruned
+
+
+class Stopwatch:
+    """Seconds per stage."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Add the duration of a ``with`` block to ``name``."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()
+            elapsed = time.perf_counter() - start
+            self.seconds[name] = self.seconds.get(name, 0.0) + elapsed
+
+
+@dataclass
+class Report:
+    """Everything worth knowing about one pruned model; ``to_dict`` is what is saved.
+
+    Attributes:
+        budget: as asked, e.g. ``"macs=0.5"``.
+        macs: multiply-accumulates of the prunable part, one sequence of ``seq_len`` tokens.
+        params: parameters of the prunable part, biases of removed units included.
+        params_total: parameters of the whole model, embeddings and heads included.
+        units: kept units per layer, by ``"heads"`` and ``"filters"``.
+        timing_s: seconds per stage; ``total`` leaves out loading and evaluation.
+        sample_ids: rows of the calibration source that were used, in order.
+        tuning: per site, the relative error of its output before it was tuned.
+        warnings: one line each; empty when all went as asked.
+    """
+
+    budget: str
+    method: str
+    tune: str
+    preset: str | None
+    seed: int
+    seq_len: float
+    score: Score
+    macs: Size
+    params: Size
+    params_total: Size
+    units: dict[str, list[int]]
+    timing_s: dict[str, float]
+    sample_ids: list[int]
+    latency_ms: Latency | None = None
+    tuning: dict[str, float] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
+    versions: dict[str, str] = field(default_factory=lambda: versions())
+    device: str = "cpu"
+    dtype: str = "float32"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, ready for JSON."""
+        fields = asdict(self)
+        score = fields.pop("score")
+        fields["metric"] = score["metric"]
+        fields["dense"] = {"score": score["dense"]}
+        fields["pruned"] = {"score": score["pruned"]}
+        for name in ("macs", "params", "params_total"):
+            fields[name]["kept"] = getattr(self, name).kept
+        if self.latency_ms is not None:
+            fields["latency_ms"]["speedup"] = self.latency_ms.speedup
+        return fields
+
+
+def versions() -> dict[str, str]:
+    """Versions that a result depends on."""
+    packages = ("fastprune", "torch", "transformers", "datasets", "numpy", "scipy")
+    found = {"python": platform.python_version()}
+    for package in packages:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            found[package] = "not installed"
+    return found

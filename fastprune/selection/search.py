@@ -1,0 +1,72 @@
+"""Mask search: the units with the largest kept importance under each budget.
+
+Kwon et al. 2022, section 4.1, algorithm 1: keep the n most important heads of the whole model,
+spend what is left on the most important filters, and take the n that keeps the most importance.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fastprune.budget import Budget, Prices
+from fastprune.errors import BudgetError
+from fastprune.ops.host import budget_search
+from fastprune.selection.packed import kind_columns
+
+
+def search_masks(importance: Tensor, prices: Prices, budgets: Sequence[Budget]) -> Tensor:
+    """Search the masks of several budgets of one kind at once.
+
+    Args:
+        importance: [units of all sites], what is lost with each unit; finite, any float dtype.
+        prices: what the units cost.
+        budgets: what may be spent, all of the kind that ``prices`` holds.
+
+    Returns:
+        float32 [len(budgets), units of all sites] on the CPU, 1 = kept.
+
+    Raises:
+        BudgetError: a budget that nothing fits into; names the smallest reachable one.
+    """
+    check_reachable(prices, budgets)
+    dense = prices.dense
+    scores = importance.detach().to("cpu", torch.float64)
+    columns = {kind: kind_columns(prices.sites, kind) for kind in ("attention", "ffn")}
+    heads, filters = budget_search(
+        scores[columns["attention"]].numpy(),
+        scores[columns["ffn"]].numpy(),
+        prices.of_kind("attention"),
+        prices.of_kind("ffn"),
+        np.array([budget.limit(dense) for budget in budgets], dtype=np.float64),
+    )
+    masks = torch.zeros(len(budgets), len(scores))
+    masks[:, columns["attention"]] = torch.from_numpy(heads).float()
+    masks[:, columns["ffn"]] = torch.from_numpy(filters).float()
+    return masks
+
+
+def check_reachable(prices: Prices, budgets: Sequence[Budget]) -> None:
+    """Refuse budgets below one head (one filter, in a model without heads).
+
+    Raises:
+        BudgetError: naming the smallest reachable budget.
+    """
+    kinds = {site.kind for site in prices.sites}
+    smallest = prices.of_kind("attention" if "attention" in kinds else "ffn")
+    dense = prices.dense
+    for budget in budgets:
+        if budget.limit(dense) < smallest:
+            share = f"{budget.kind}={_round_up(smallest / dense)}"
+            raise BudgetError(
+                f"budget {budget} cannot be reached: the smallest for this model is {share} "
+                f"({smallest:.4g} of {dense:.4g} {budget.kind}, one unit)"
+            )
+
+
+def _round_up(share: float) -> float:
+    """Four decimals, never below ``share``, so that the suggestion itself is reachable."""
+    return float(np.ceil(share * 1e4) / 1e4)

@@ -1,0 +1,83 @@
+"""What a pruning run is asked to do, checked before any work starts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import get_args
+
+import torch
+
+from fastprune.budget import Budget
+from fastprune.calibration.objective import Targets
+from fastprune.calibration.statistics import FisherKind
+from fastprune.errors import FastpruneError
+from fastprune.selection import METHODS
+from fastprune.tuning import TUNERS
+
+PRESETS = ("kwon2022",)
+"""Named groups of settings. ``kwon2022`` reproduces the original algorithm step for step."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """All choices of a run; see :func:`fastprune.prune` for what they mean."""
+
+    budgets: tuple[Budget, ...]
+    method: str = "fisher"
+    tune: str = "weights"
+    preset: str | None = None
+    samples: int = 2048
+    batch_size: int = 32
+    seed: int = 0
+    fisher: FisherKind = "sample"
+    targets: Targets = "auto"
+    rearrange: bool = True
+    align: int = 1
+    uniform: bool = False
+    seq_len: float | None = None
+    dtype: torch.dtype = torch.float32
+
+    def __post_init__(self) -> None:
+        _known("method", self.method, METHODS)
+        _known("tune", self.tune, TUNERS)
+        _known("fisher", self.fisher, get_args(FisherKind))
+        _known("targets", self.targets, get_args(Targets))
+        if self.preset is not None:
+            _known("preset", self.preset, PRESETS)
+        if not self.budgets:
+            raise FastpruneError("no budget given; name one, such as macs=0.5")
+        if len(set(map(str, self.budgets))) < len(self.budgets):
+            raise FastpruneError("the same budget is given twice; name each budget once")
+        for name in ("samples", "batch_size", "align"):
+            if getattr(self, name) < 1:
+                raise FastpruneError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if not 0 <= self.seed < 2**31:
+            raise FastpruneError(f"seed must lie in [0, 2**31), got {self.seed}")
+        if self.seq_len is not None and not 0 < self.seq_len < float("inf"):
+            raise FastpruneError(f"seq_len must be a positive number of tokens, got {self.seq_len}")
+
+    @property
+    def parity(self) -> bool:
+        """Whether the run follows the original algorithm step for step."""
+        return self.preset == "kwon2022"
+
+    def with_preset(self) -> Settings:
+        """These settings, with those that the preset prescribes.
+
+        Raises:
+            FastpruneError: the preset contradicts a choice it cannot honour.
+        """
+        if not self.parity:
+            return self
+        if self.method != "fisher" or self.uniform or self.align != 1:
+            raise FastpruneError(
+                "preset kwon2022 goes with method fisher, no alignment and no uniform widths; "
+                "leave those options out"
+            )
+        return replace(self, tune="scale", fisher="batch", targets="labels", rearrange=True)
+
+
+def _known(name: str, value: str, choices: Sequence[str] | dict[str, object]) -> None:
+    if value not in choices:
+        raise FastpruneError(f"unknown {name} {value!r}; use {', '.join(choices)}")

@@ -1,0 +1,35 @@
+"""Where a model can be pruned: sites, the declarations that find them, masks and proofs."""
+
+from __future__ import annotations
+
+from fastprune.structure import families as families  # registers the known families
+from fastprune.structure.declaration import (
+    Attention,
+    Declaration,
+    Sublayer,
+    declare,
+    declared_types,
+)
+from fastprune.structure.masking import masked
+from fastprune.structure.projection import get_projection, set_projection
+from fastprune.structure.proof import ProofReport, SiteProof, prove
+from fastprune.structure.site import Site, SiteKind
+from fastprune.structure.sites import find_sites, layer_units
+
+__all__ = [
+    "Attention",
+    "Declaration",
+    "ProofReport",
+    "Site",
+    "SiteKind",
+    "SiteProof",
+    "Sublayer",
+    "declare",
+    "declared_types",
+    "find_sites",
+    "get_projection",
+    "layer_units",
+    "masked",
+    "prove",
+    "set_projection",
+]

@@ -1,0 +1,41 @@
+"""Text encoders: BERT and its kin (post-norm, separate q, k and v)."""
+
+from __future__ import annotations
+
+from fastprune.structure.declaration import Attention, Declaration, Sublayer, declare
+
+BERT = Declaration(
+    layers="encoder.layer",
+    attention=Attention(
+        module="attention.self",
+        inputs=("attention.self.query", "attention.self.key", "attention.self.value"),
+        output="attention.output.dense",
+        residual="attention.self.query",
+        head_width="attention_head_size",
+        head_counts=("num_attention_heads",),
+        total_widths=("all_head_size",),
+    ),
+    ffn=Sublayer(
+        inputs=("intermediate.dense",), output="output.dense", residual="intermediate.dense"
+    ),
+    filters_config="intermediate_size",
+)
+
+DISTILBERT = Declaration(
+    layers="transformer.layer",
+    attention=Attention(
+        module="attention",
+        inputs=("attention.q_lin", "attention.k_lin", "attention.v_lin"),
+        output="attention.out_lin",
+        residual="attention.q_lin",
+        head_width="attention_head_size",
+        head_counts=("n_heads",),
+        total_widths=("dim",),
+    ),
+    ffn=Sublayer(inputs=("ffn.lin1",), output="ffn.lin2", residual="ffn.lin1"),
+    filters_config="hidden_dim",
+)
+
+for _model_type in ("bert", "roberta", "xlm-roberta", "electra"):
+    declare(_model_type, BERT)
+declare("distilbert", DISTILBERT)

@@ -1,0 +1,5 @@
+"""How the units that stay are corrected for those that went: layer-wise least squares."""
+
+from fastprune.tuning.tune import TUNERS, SiteTuning, tune
+
+__all__ = ["TUNERS", "SiteTuning", "tune"]

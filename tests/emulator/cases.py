@@ -1,0 +1,377 @@
+"""Hostile inputs for every emulated operation, each checked against a float64 reference.
+
+Error bounds are the textbook ones: a sum of n products in arithmetic of unit roundoff u differs
+from the exact one by at most gamma(n) * sum |products|, gamma(n) = n * u / (1 - n * u), in any
+order of summation.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+from functools import partial
+
+import numpy as np
+from emulator import Emulator, bfloat16, to_bfloat16, to_float64
+
+FLOAT, HALF, DOUBLE = (np.dtype(t) for t in (np.float32, np.float16, np.float64))
+INPUTS = {"f32": FLOAT, "bf16": bfloat16, "f16": HALF}
+ROUNDOFF = {FLOAT: 2.0**-24, DOUBLE: 2.0**-53}
+
+Case = Callable[[Emulator, np.random.Generator], None]
+
+
+def gamma(terms: int, dtype: np.dtype = FLOAT) -> float:
+    nu = terms * ROUNDOFF[dtype]
+    return nu / (1 - nu)
+
+
+def check(actual: np.ndarray, expected: np.ndarray, bound: np.ndarray) -> None:
+    assert np.isfinite(actual).all(), "not finite"
+    error = np.abs(actual.astype(np.float64) - expected)
+    assert (error <= bound).all(), f"error {error.max():.3g}, worst excess {(error - bound).max():.3g}"
+
+
+def draw(rng: np.random.Generator, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    values = rng.standard_normal(shape)
+    return to_bfloat16(values) if dtype == bfloat16 else values.astype(dtype)
+
+
+def filled_with_nan(size: int, dtype: np.dtype) -> np.ndarray:
+    nan = np.full(size, np.nan, np.float32)
+    return to_bfloat16(nan) if dtype == bfloat16 else nan.astype(dtype)
+
+
+def embed(array: np.ndarray, padding: int, offset: int) -> np.ndarray:
+    """The same values with NaN between the rows, starting `offset` elements into an allocation."""
+    rows, width = int(np.prod(array.shape[:-1])), array.shape[-1]
+    buffer = filled_with_nan(offset + rows * (width + padding), array.dtype)
+    view = buffer[offset:].reshape(*array.shape[:-1], width + padding)[..., :width]
+    view[...] = array
+    return view
+
+
+def symmetric(matrix: np.ndarray) -> bool:
+    return np.array_equal(matrix.view(np.uint8), np.ascontiguousarray(matrix.T).view(np.uint8))
+
+
+# ---- mask_grad ----------------------------------------------------------------------------------
+
+
+def check_mask_grad(e, rng, samples, tokens, units, group, dtype=FLOAT, padding=0, offset=0, invalid=False):
+    shape = (samples, tokens, units * group)
+    x, grad = (draw(rng, shape, dtype) for _ in range(2))
+    valid = np.ones((samples, tokens), np.uint8)
+    if invalid:
+        valid = (rng.random((samples, tokens)) < 0.5).astype(np.uint8)
+        x[valid == 0] = grad[valid == 0] = filled_with_nan(1, dtype)[0]
+    actual = e.mask_grad(
+        embed(x, padding, offset), embed(grad, 2 * padding, offset), group,
+        valid=valid if invalid else None,
+    )  # fmt: skip
+    products = np.where(valid[..., None], to_float64(x) * to_float64(grad), 0.0)
+    products = products.reshape(samples, tokens, units, group)
+    check(actual, products.sum((1, 3)), gamma(tokens * group + 1) * np.abs(products).sum((1, 3)))
+
+
+def check_packed_mask_grad(e, rng, lengths, units, group, dtype=FLOAT, padding=0):
+    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+    x, grad = (draw(rng, (int(offsets[-1]), units * group), dtype) for _ in range(2))
+    actual = e.mask_grad(embed(x, padding, 0), grad, group, offsets=offsets)
+    products = (to_float64(x) * to_float64(grad)).reshape(-1, units, group).sum(2)
+    size = np.abs(to_float64(x) * to_float64(grad)).reshape(-1, units, group).sum(2)
+    for sample, (begin, end) in enumerate(itertools.pairwise(offsets)):
+        bound = gamma((end - begin) * group + 1) * size[begin:end].sum(0)
+        check(actual[sample], products[begin:end].sum(0), bound)
+
+
+def mask_grad_cases() -> Iterator[tuple[str, Case]]:
+    shapes = [
+        (0, 5, 3, 4), (2, 0, 3, 4), (1, 1, 1, 1), (2, 15, 7, 3), (1, 16, 2, 64), (2, 17, 3, 43),
+        (1, 3, 127, 1), (1, 3, 128, 1), (3, 5, 129, 1), (1, 33, 3, 32), (1, 4, 5, 31),
+        (2, 3, 2, 127), (1, 3, 2, 128), (2, 18, 2, 129), (1, 2, 2, 256), (1, 2, 1, 600),
+        (1, 5, 257, 3),
+    ]  # fmt: skip
+    for shape in shapes:
+        yield f"{shape}", partial(check_mask_grad, samples=shape[0], tokens=shape[1], units=shape[2], group=shape[3])
+    for name, dtype in INPUTS.items():
+        options = dict(samples=2, tokens=19, units=4, group=40, dtype=dtype)
+        yield f"{name} aligned", partial(check_mask_grad, **options)
+        yield f"{name} aligned, strided", partial(check_mask_grad, **options, padding=16, offset=0)
+        yield f"{name} unaligned", partial(check_mask_grad, **options, offset=1)
+        yield f"{name} unaligned rows", partial(check_mask_grad, **options, padding=3)
+        yield f"{name} invalid", partial(check_mask_grad, **options, invalid=True)
+        yield f"{name} packed", partial(check_packed_mask_grad, lengths=[3, 0, 40, 1], units=24, group=8, dtype=dtype, padding=8)
+    yield "packed nothing", partial(check_packed_mask_grad, lengths=[0, 0], units=2, group=8)
+    yield "packed none", partial(check_packed_mask_grad, lengths=[], units=2, group=8)
+
+
+# ---- gram and fisher_outer ----------------------------------------------------------------------
+
+
+def check_syrk(actual: np.ndarray, start: np.ndarray, x: np.ndarray) -> None:
+    """actual = start + x^T x, f32 sums of at most 256 rows, those summed in actual's type."""
+    parts = -(-len(x) // 256) + 1
+    size = np.abs(x).T @ np.abs(x)
+    bound = gamma(min(len(x), 256) + 1) * size + gamma(parts, actual.dtype) * (np.abs(start) + size)
+    check(actual, start + x.T @ x, 1.01 * bound)  # 1.01: second-order terms
+    assert symmetric(actual)
+
+
+def symmetric_start(rng: np.random.Generator, n: int, dtype: np.dtype) -> np.ndarray:
+    start = rng.standard_normal((n, n)).astype(dtype)
+    return np.ascontiguousarray(np.tril(start) + np.tril(start, -1).T)
+
+
+def check_gram(e, rng, rows, width, dtype=FLOAT, out_dtype=DOUBLE, kept=None, invalid=False, padding=0, offset=0):
+    x = draw(rng, (rows, width), dtype)
+    valid = np.ones(rows, np.uint8)
+    if invalid:
+        valid = (rng.random(rows) < 0.5).astype(np.uint8)
+        x[valid == 0] = filled_with_nan(1, dtype)[0]
+    columns = None
+    if kept is not None:
+        columns = rng.permutation(width)[:kept].astype(np.int64)
+        dropped = np.setdiff1d(np.arange(width), columns)
+        x[:, dropped] = filled_with_nan(1, dtype)[0]
+    start = symmetric_start(rng, width if kept is None else kept, out_dtype)
+    actual = e.gram(
+        embed(x, padding, offset), start.copy(), columns=columns, valid=valid if invalid else None
+    )
+    used = to_float64(x)[valid != 0]
+    check_syrk(actual, start, used if columns is None else used[:, columns])
+
+
+def gram_cases() -> Iterator[tuple[str, Case]]:
+    for rows, width in [(0, 3), (1, 1), (5, 0), (15, 63), (16, 64), (17, 65), (255, 2), (256, 3), (257, 5), (520, 7), (31, 131)]:  # fmt: skip
+        yield f"({rows}, {width})", partial(check_gram, rows=rows, width=width)
+    for (name, dtype), out in itertools.product(INPUTS.items(), (FLOAT, DOUBLE)):
+        options = dict(rows=37, width=70, dtype=dtype, out_dtype=out, padding=5, offset=1)
+        yield f"{name} to {out}", partial(check_gram, **options)
+        yield f"{name} to {out}, kept and valid", partial(check_gram, **options, kept=66, invalid=True)
+    yield "none kept", partial(check_gram, rows=4, width=9, kept=0)
+
+
+def check_fisher(e, rng, rows, sizes, dtype=FLOAT, padding=0, offset=0):
+    grads = draw(rng, (rows, sum(sizes)), dtype)
+    starts = [symmetric_start(rng, n, FLOAT) for n in sizes]
+    out = np.concatenate([s.ravel() for s in starts] or [np.empty(0, np.float32)])
+    e.fisher_outer(embed(grads, padding, offset), sizes, out)
+    exact = to_float64(grads)
+    for start in starts:
+        n = len(start)
+        block, out = out[: n * n].reshape(n, n), out[n * n :]
+        site, exact = exact[:, :n], exact[:, n:]
+        check_syrk(block, start, site)
+
+
+def fisher_cases() -> Iterator[tuple[str, Case]]:
+    for rows, sizes in [(3, []), (0, [4]), (5, [0, 1, 0, 2]), (64, [12, 130, 12, 65]), (300, [63, 64]), (7, [1, 2, 3] * 67)]:  # fmt: skip
+        name = str(sizes) if len(sizes) < 9 else f"{len(sizes)} sites"
+        yield f"{rows} rows, {name}", partial(check_fisher, rows=rows, sizes=sizes)
+    for name, dtype in INPUTS.items():
+        yield f"{name} strided", partial(check_fisher, rows=19, sizes=[5, 67], dtype=dtype, padding=3, offset=1)
+
+
+# ---- greedy_rearrange ---------------------------------------------------------------------------
+
+
+def rearranged(block: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """The definition: every cost from scratch."""
+    order = np.argsort(np.diag(block), kind="stable")
+    pruned = int((mask == 0).sum())
+    chosen = list(order[:pruned])
+    if 0 < pruned < len(mask):
+        for unit in order[pruned:]:
+            chosen.append(unit)
+            response = block[chosen][:, chosen].sum(0)
+            cost = response.sum() - 2 * response + np.diag(block)[chosen]
+            chosen.pop(int(np.argmin(cost)))
+    else:
+        chosen = list(np.flatnonzero(mask == 0))
+    result = np.ones(len(mask), np.float32)
+    result[chosen] = 0
+    return result
+
+
+def check_greedy(e, rng, sizes, problems=2, integer=False, pruned=None):
+    blocks = []
+    for n in sizes:
+        grads = rng.integers(-1, 2, (6, n)) if integer else rng.standard_normal((n + 3, n))
+        blocks.append((grads.T @ grads).astype(np.float32))
+    masks = (rng.random((problems, sum(sizes))) < 0.5).astype(np.float32) * 2
+    if pruned is not None:
+        masks[:] = 1
+        starts = np.cumsum([0, *sizes[:-1]])
+        for start, n in zip(starts, sizes, strict=True):
+            masks[:, start : start + min(pruned, n)] = 0
+    flat = np.concatenate([b.ravel() for b in blocks] or [np.empty(0, np.float32)])
+    actual = e.greedy_rearrange(flat, sizes, masks)
+    for problem in range(problems):
+        start = 0
+        for block, n in zip(blocks, sizes, strict=True):
+            expected = rearranged(block.astype(np.float64), masks[problem, start : start + n])
+            assert np.array_equal(actual[problem, start : start + n], expected), f"site of {n}"
+            start += n
+
+
+def check_greedy_nan(e, rng):
+    """Whatever a damaged block holds, the number of kept units stays."""
+    blocks = rng.standard_normal((40, 40)).astype(np.float32)
+    blocks[3] = blocks[:, 3] = blocks[20, 20] = np.nan
+    masks = np.concatenate([np.zeros((1, 15)), np.ones((1, 25))], 1).astype(np.float32)
+    actual = e.greedy_rearrange(blocks.ravel(), [40], masks)
+    assert sorted(actual[0]) == sorted(masks[0])
+
+
+def greedy_cases() -> Iterator[tuple[str, Case]]:
+    for sizes in [[], [0], [1, 2, 3], [12, 0, 33], [31, 32], [65, 7], [1, 2] * 60]:
+        name = str(sizes) if len(sizes) < 9 else f"{len(sizes)} sites"
+        yield name, partial(check_greedy, sizes=sizes)
+    yield "no problems", partial(check_greedy, sizes=[3], problems=0)
+    yield "more units than threads", partial(check_greedy, sizes=[1100], problems=1, pruned=1094)
+    for pruned in (0, 1, 36, 37):
+        yield f"{pruned} of 37 pruned", partial(check_greedy, sizes=[37], pruned=pruned)
+    yield "ties", partial(check_greedy, sizes=[40, 13, 64], problems=3, integer=True)
+    yield "NaN", check_greedy_nan
+
+
+# ---- tuning_system ------------------------------------------------------------------------------
+
+
+def check_tuning(e, rng, units, group, outputs, stat=DOUBLE, weight_dtype=FLOAT, padding=0, offset=0):
+    columns = units * group
+    x = rng.standard_normal((max(columns, 1), columns))
+    gram = (x.T @ x / max(columns, 1)).astype(stat)
+    gram = np.ascontiguousarray(np.tril(gram) + np.tril(gram, -1).T)
+    weight = draw(rng, (outputs, columns), weight_dtype)
+    cross = rng.standard_normal((columns, outputs)).astype(stat)
+    a, b = e.tuning_system(gram, embed(weight, padding, offset), cross, group)
+
+    w, g, c = to_float64(weight), gram.astype(np.float64), cross.astype(np.float64)
+    real = DOUBLE if weight_dtype == DOUBLE else FLOAT
+    blocks = (units, group, units, group)
+    expected = (w.T @ w * g).reshape(blocks).sum((1, 3))
+    size = (np.abs(w).T @ np.abs(w) * np.abs(g)).reshape(blocks).sum((1, 3))
+    depth = min(outputs, 256) + 1
+    slack = gamma(outputs + group * group + 2, DOUBLE)  # the f64 part and the reference's own sums
+    bound = (gamma(depth, real) + 2 * slack + ROUNDOFF[stat]) * size
+    check(a, expected, 1.01 * bound)
+    assert symmetric(a)
+    terms = (c * w.T).reshape(units, group * outputs)
+    slack = 2 * gamma(group * outputs + 2, DOUBLE) + ROUNDOFF[stat]
+    check(b, terms.sum(1), 1.01 * slack * np.abs(terms).sum(1))
+
+
+def tuning_cases() -> Iterator[tuple[str, Case]]:
+    shapes = [
+        (0, 4, 3), (1, 1, 1), (3, 2, 0), (5, 1, 7), (65, 1, 5), (9, 3, 17), (4, 16, 31), (3, 21, 33),
+        (23, 5, 3), (12, 6, 2), (2, 32, 16), (3, 33, 5), (2, 63, 4), (2, 64, 40), (3, 65, 20), (2, 128, 3),
+        (2, 129, 3), (1, 256, 2), (3, 1, 260),
+    ]  # fmt: skip
+    for units, group, outputs in shapes:
+        yield f"({units}, {group}, {outputs})", partial(check_tuning, units=units, group=group, outputs=outputs)
+    weights = {**INPUTS, "f64": DOUBLE}
+    for (name, weight), stat in itertools.product(weights.items(), (FLOAT, DOUBLE)):
+        yield f"{name} weight, {stat}", partial(check_tuning, units=5, group=20, outputs=35, stat=stat, weight_dtype=weight, padding=3, offset=1)
+
+
+# ---- block_lstsq --------------------------------------------------------------------------------
+
+
+def spd(rng: np.random.Generator, n: int) -> np.ndarray:
+    x = rng.standard_normal((2 * n, n))
+    return x.T @ x / max(n, 1) + np.eye(n)
+
+
+def check_lstsq(e, rng, sizes, columns=1, dtype=DOUBLE, damping=0.0, spoil=None):
+    """`spoil` maps a site to what is done to its (system, rhs); it returns the info expected."""
+    systems = [spd(rng, n).astype(dtype) for n in sizes]
+    rhs = [rng.standard_normal((n, columns)).astype(dtype) for n in sizes]
+    expected_info = [0] * len(sizes)
+    for site, damage in (spoil or {}).items():
+        expected_info[site] = damage(systems[site], rhs[site])
+    lower_only = [np.where(np.tri(len(s), dtype=bool), s, np.nan).astype(dtype) for s in systems]
+    empty = np.empty(0, dtype)
+    flat = np.concatenate([s.ravel() for s in lower_only] or [empty])
+    stacked = np.concatenate(rhs or [np.empty((0, columns), dtype)])
+    out, info = e.block_lstsq(flat, stacked, sizes, damping)
+    assert info.tolist() == expected_info
+    for system, b, failed in zip(systems, rhs, expected_info, strict=True):
+        x, out = out[: len(b)], out[len(b) :]
+        if failed:
+            assert (x == 0).all()
+            continue
+        if not x.size:
+            continue
+        exact = system.astype(np.float64)
+        exact += damping * np.diag(exact).mean() * np.eye(len(b))
+        expected = np.linalg.solve(exact, b.astype(np.float64))
+        # Backward stability (Higham, theorem 10.4), once for us and once for the reference.
+        relative = 2 * gamma(4 * (3 * len(b) + 1), DOUBLE) * len(b) * np.linalg.cond(exact)
+        size = np.linalg.norm(expected, axis=0)
+        check(x, expected, relative * size + ROUNDOFF[np.dtype(dtype)] * np.abs(expected))
+
+
+def not_definite(at: int):
+    def damage(system, rhs):
+        system[at, at] = -1
+        return at + 1
+
+    return damage
+
+
+def not_finite(row: int, column: int, value: float):
+    def damage(system, rhs):
+        system[row, column] = value
+        return row + 1
+
+    return damage
+
+
+def rhs_not_finite(value: float):
+    def damage(system, rhs):
+        rhs[-1, -1] = value
+        return -1
+
+    return damage
+
+
+def zero(system, rhs):
+    system[:] = 0
+    return 1
+
+
+def lstsq_cases() -> Iterator[tuple[str, Case]]:
+    for sizes in [[], [0], [1], [0, 1, 2, 0, 3], [12, 12, 31], [63, 64], [65], [66, 5, 130], [1, 2] * 60]:  # fmt: skip
+        name = str(sizes) if len(sizes) < 9 else f"{len(sizes)} sites"
+        yield name, partial(check_lstsq, sizes=sizes)
+    for columns, dtype in itertools.product((0, 1, 15, 17, 33), (FLOAT, DOUBLE)):
+        yield f"{columns} columns, {dtype}", partial(check_lstsq, sizes=[5, 70], columns=columns, dtype=dtype, damping=0.1)
+    spoils = {
+        "indefinite": not_definite(3), "NaN": not_finite(4, 2, np.nan),
+        "infinity": not_finite(4, 1, np.inf), "NaN rhs": rhs_not_finite(np.nan),
+        "infinite rhs": rhs_not_finite(-np.inf), "zero": zero,
+    }  # fmt: skip
+    for name, damage in spoils.items():
+        spoil = {1: damage, 3: damage}
+        yield f"{name}", partial(check_lstsq, sizes=[4, 9, 70, 72], columns=2, damping=0.01, spoil=spoil)
+    spoil = {0: not_definite(70), 1: not_finite(68, 3, np.nan)}
+    yield "late pivot", partial(check_lstsq, sizes=[75, 71, 67], spoil=spoil)
+
+
+# ---- All ----------------------------------------------------------------------------------------
+
+CASES: dict[str, Case] = {
+    f"{op}: {name}": case
+    for op, cases in {
+        "mask_grad": mask_grad_cases, "gram": gram_cases, "fisher_outer": fisher_cases,
+        "greedy_rearrange": greedy_cases, "tuning_system": tuning_cases, "block_lstsq": lstsq_cases,
+    }.items()
+    for name, case in cases()
+}  # fmt: skip
+
+
+def run(emulator: Emulator, name: str) -> None:
+    """One case, with numbers that depend on its name alone."""
+    CASES[name](emulator, np.random.default_rng(list(name.encode())))
