@@ -11,7 +11,7 @@ import shutil
 import subprocess
 import sys
 import sysconfig
-from importlib import metadata, util
+from importlib import metadata
 from pathlib import Path
 
 from setuptools import Extension, setup
@@ -34,16 +34,11 @@ def find_torch() -> Path | None:
 
 
 def find_tool(name: str) -> str:
-    """A build tool: from its PyPI package when installed, else from PATH."""
-    if util.find_spec(name):
-        beside = Path(sysconfig.get_path("scripts")) / name
-        packaged = Path(util.find_spec(name).origin).parent / "data" / "bin" / name  # type: ignore
-        for candidate in (packaged, beside):
-            if candidate.is_file():
-                return str(candidate)
-    if path := shutil.which(name):
-        return path
-    raise SystemExit(f"fastprune: {name} not found. Run `pip install {name}` and try again.")
+    """A build tool: installed beside this Python, or on PATH."""
+    path = shutil.which(name, path=sysconfig.get_path("scripts")) or shutil.which(name)
+    if path is None:
+        raise SystemExit(f"fastprune: {name} not found. Run `pip install {name}` and try again.")
+    return path
 
 
 class CMakeBuild(build_ext):

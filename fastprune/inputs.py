@@ -15,6 +15,7 @@ from transformers import AutoImageProcessor, AutoTokenizer
 
 from fastprune.compaction import load_pretrained
 from fastprune.data import Samples, load_samples, task_of
+from fastprune.data.sources import Split
 from fastprune.device import device_of, resolve_device
 from fastprune.errors import DataError, FastpruneError
 from fastprune.settings import Settings
@@ -54,7 +55,7 @@ class Reader:
         """All samples of an evaluation source."""
         return self._read(source, "eval", labels=True)
 
-    def _read(self, source: Any, split: str, labels: bool, **limits: Any) -> Samples:
+    def _read(self, source: Any, split: Split, labels: bool, **limits: Any) -> Samples:
         return load_samples(
             source,
             self.tokenizer,

@@ -257,9 +257,10 @@ class _Run:
     ) -> PruneResult:
         settings = self._settings
         by_site = split_packed(masks.kept, self._sites)
-        with self._watch.stage("compact"):
+        watch = self._watch.copy()
+        with watch.stage("compact"):
             pruned = compact(self._dense, by_site)
-        with self._watch.stage("tune"):
+        with watch.stage("tune"):
             tuning = self._tune(pruned, masks)
         pruned_score = self._scorer.pruned(pruned)
         pruned.to(next(self._given.parameters()).dtype)
@@ -275,7 +276,7 @@ class _Run:
             params=self._size("params", pruned),
             params_total=Size(_parameters(self._given), _parameters(pruned)),
             units=_units(pruned),
-            timing_s=dict(self._watch.seconds),
+            timing_s=watch.report(),
             sample_ids=self._samples.ids,
             latency_ms=self._measure(pruned) if self._latency else None,
             tuning={entry.site: entry.relative_error for entry in tuning},
@@ -319,7 +320,10 @@ class _Run:
     def _measure(self, pruned: nn.Module) -> Latency:
         batch, length = self._settings.batch_size, max(1, round(self._seq_len))
         measured = measure_latency(
-            {"dense": self._given, "pruned": pruned}, batch=batch, length=length
+            {"dense": self._given, "pruned": pruned},
+            batch=batch,
+            length=length,
+            progress=self._progress,
         )
         return Latency(measured["dense"], measured["pruned"], batch, length)
 

@@ -50,11 +50,24 @@ class Latency:
         return self.dense / self.pruned
 
 
+STAGES = ("load", "calibrate", "search", "rearrange", "compact", "tune")
+
+
 class Stopwatch:
     """Seconds per stage."""
 
     def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
+        self.seconds = dict.fromkeys(STAGES, 0.0)
+
+    def copy(self) -> Stopwatch:
+        """A watch that goes on from here, for stages that are not shared."""
+        other = Stopwatch()
+        other.seconds = dict(self.seconds)
+        return other
+
+    def report(self) -> dict[str, float]:
+        """Seconds per stage and in total."""
+        return {**self.seconds, "total": sum(self.seconds.values())}
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
@@ -65,8 +78,7 @@ class Stopwatch:
         finally:
             if torch.cuda.is_available():
                 torch.cuda.synchronize()
-            elapsed = time.perf_counter() - start
-            self.seconds[name] = self.seconds.get(name, 0.0) + elapsed
+            self.seconds[name] += time.perf_counter() - start
 
 
 @dataclass
@@ -79,7 +91,8 @@ class Report:
         params: parameters of the prunable part, biases of removed units included.
         params_total: parameters of the whole model, embeddings and heads included.
         units: kept units per layer, by ``"heads"`` and ``"filters"``.
-        timing_s: seconds per stage; ``total`` leaves out loading and evaluation.
+        timing_s: seconds per stage; stages before ``compact`` are shared by all budgets of a run.
+            ``total`` is their sum; scoring and the measurement of latency are not in it.
         sample_ids: rows of the calibration source that were used, in order.
         tuning: per site, the relative error of its output before it was tuned.
         warnings: one line each; empty when all went as asked.

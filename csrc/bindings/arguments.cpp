@@ -90,8 +90,9 @@ int64_t total_squares(const Sizes& sizes) {
 Call<MaskGradArgs> mask_grad_call(const Tensor& x, const Tensor& grad, int64_t group,
                                   const OptionalTensor& valid, const OptionalTensor& offsets) {
   const bool packed = offsets.has_value();
-  require(x.dim() == (packed ? 2 : 3), "x must be [samples, tokens, columns], or [rows, columns] "
-                                       "with offsets");
+  require(x.dim() == (packed ? 2 : 3),
+          "x must be [samples, tokens, columns], or [rows, columns] "
+          "with offsets");
   require(!packed || !valid.has_value(), "give valid or offsets, not both");
   const int64_t columns = x.size(x.dim() - 1);
   require(group > 0 && columns % group == 0, "group must divide the columns of x");
@@ -229,8 +230,7 @@ Call<TuningSystemArgs> tuning_system_call(const Tensor& gram, const Tensor& weig
                  torch::stable::contiguous(cross)};
   TuningSystemArgs& args = call.args;
   args.stat_dtype = dtype_of("gram", gram, {DType::f32, DType::f64});
-  args.weight_dtype =
-      dtype_of("weight", weight, {DType::f32, DType::bf16, DType::f16, DType::f64});
+  args.weight_dtype = dtype_of("weight", weight, {DType::f32, DType::bf16, DType::f16, DType::f64});
   args.units = columns / group;
   args.group = group;
   args.outputs = weight.size(0);

@@ -38,17 +38,15 @@ void run_pieces(const char* op, int64_t pieces,
 Tensor mask_grad(const Tensor& x, const Tensor& grad, int64_t group, const OptionalTensor& valid,
                  const OptionalTensor& offsets) {
   const auto call = mask_grad_call(x, grad, group, valid, offsets);
-  run_pieces("mask_grad", call.args.samples, [&](int64_t begin, int64_t end) {
-    return mask_grad_cpu(call.args, begin, end);
-  });
+  run_pieces("mask_grad", call.args.samples,
+             [&](int64_t begin, int64_t end) { return mask_grad_cpu(call.args, begin, end); });
   return call.outputs[0];
 }
 
 void fisher_outer(const Tensor& blocks, const Tensor& grads, const Sizes& sizes) {
   const auto call = fisher_outer_call(blocks, grads, sizes);
-  run_pieces("fisher_outer", fisher_outer_tiles(call.args), [&](int64_t begin, int64_t end) {
-    return fisher_outer_cpu(call.args, begin, end);
-  });
+  run_pieces("fisher_outer", fisher_outer_tiles(call.args),
+             [&](int64_t begin, int64_t end) { return fisher_outer_cpu(call.args, begin, end); });
 }
 
 Tensor greedy_rearrange(const Tensor& blocks, const Sizes& sizes, const Tensor& masks) {
@@ -63,22 +61,20 @@ Tensor greedy_rearrange(const Tensor& blocks, const Sizes& sizes, const Tensor& 
 void gram(const Tensor& out, const Tensor& x, const OptionalTensor& columns,
           const OptionalTensor& valid) {
   const auto call = gram_call(out, x, columns, valid);
-  run_pieces("gram", gram_tiles(call.args), [&](int64_t begin, int64_t end) {
-    return gram_cpu(call.args, begin, end);
-  });
+  run_pieces("gram", gram_tiles(call.args),
+             [&](int64_t begin, int64_t end) { return gram_cpu(call.args, begin, end); });
 }
 
 std::tuple<Tensor, Tensor> tuning_system(const Tensor& gram, const Tensor& weight,
                                          const Tensor& cross, int64_t group) {
   const auto call = tuning_system_call(gram, weight, cross, group);
-  run_pieces("tuning_system", tuning_system_tiles(call.args), [&](int64_t begin, int64_t end) {
-    return tuning_system_cpu(call.args, begin, end);
-  });
+  run_pieces("tuning_system", tuning_system_tiles(call.args),
+             [&](int64_t begin, int64_t end) { return tuning_system_cpu(call.args, begin, end); });
   return {call.outputs[0], call.outputs[1]};
 }
 
-std::tuple<Tensor, Tensor> block_lstsq(const Tensor& systems, const Tensor& rhs,
-                                       const Sizes& sizes, double damping) {
+std::tuple<Tensor, Tensor> block_lstsq(const Tensor& systems, const Tensor& rhs, const Sizes& sizes,
+                                       double damping) {
   const auto call = block_lstsq_call(systems, rhs, sizes, damping);
   throw_unless_ok("block_lstsq", block_lstsq_cpu(call.args, run_tasks));
   return {call.outputs[0], call.outputs[1]};

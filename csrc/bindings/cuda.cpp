@@ -10,8 +10,8 @@
 #include "arguments.h"
 
 // Lives in libtorch_cuda: weak, so that the library also loads where torch has no CUDA.
-extern "C" __attribute__((weak)) AOTITorchError aoti_torch_get_current_cuda_stream(
-    int32_t device_index, void** stream);
+extern "C" __attribute__((weak)) AOTITorchError
+aoti_torch_get_current_cuda_stream(int32_t device_index, void** stream);
 
 namespace fastprune {
 namespace {
@@ -75,8 +75,8 @@ std::tuple<Tensor, Tensor> tuning_system(const Tensor& gram, const Tensor& weigh
   return {call.outputs[0], call.outputs[1]};
 }
 
-std::tuple<Tensor, Tensor> block_lstsq(const Tensor& systems, const Tensor& rhs,
-                                       const Sizes& sizes, double damping) {
+std::tuple<Tensor, Tensor> block_lstsq(const Tensor& systems, const Tensor& rhs, const Sizes& sizes,
+                                       double damping) {
   const auto call = block_lstsq_call(systems, rhs, sizes, damping);
   const Tensor workspace = scratch(rhs, block_lstsq_workspace(call.args));
   launch_on("block_lstsq", rhs, [&](Stream stream) {

@@ -37,10 +37,14 @@ struct TypeTag {
 template <typename Body>
 Status dispatch_input(DType dtype, const Body& body) {
   switch (dtype) {
-    case DType::f32: return body(TypeTag<float>{});
-    case DType::bf16: return body(TypeTag<__nv_bfloat16>{});
-    case DType::f16: return body(TypeTag<__half>{});
-    default: return Status::unsupported_dtype;
+    case DType::f32:
+      return body(TypeTag<float>{});
+    case DType::bf16:
+      return body(TypeTag<__nv_bfloat16>{});
+    case DType::f16:
+      return body(TypeTag<__half>{});
+    default:
+      return Status::unsupported_dtype;
   }
 }
 
@@ -48,9 +52,12 @@ Status dispatch_input(DType dtype, const Body& body) {
 template <typename Body>
 Status dispatch_statistic(DType dtype, const Body& body) {
   switch (dtype) {
-    case DType::f32: return body(TypeTag<float>{});
-    case DType::f64: return body(TypeTag<double>{});
-    default: return Status::unsupported_dtype;
+    case DType::f32:
+      return body(TypeTag<float>{});
+    case DType::f64:
+      return body(TypeTag<double>{});
+    default:
+      return Status::unsupported_dtype;
   }
 }
 

@@ -26,7 +26,7 @@ inline dim3 grid_for(int64_t x, int64_t y = 1) {
 // Shared memory is always one named struct per kernel, sized by the launch.
 template <typename Storage>
 __device__ __forceinline__ Storage& shared_storage() {
-  static_assert(alignof(Storage) <= 16);
+  static_assert(alignof(Storage) <= 16 && sizeof(Storage) <= 48 * 1024);  // no opt-in needed
   return *reinterpret_cast<Storage*>(fastprune_shared_memory);
 }
 

@@ -13,7 +13,7 @@ constexpr int kSitesPerBatch = 96;  // keeps the struct below the 4 KiB of kerne
 
 struct SiteBatch {
   int32_t count = 0;
-  int32_t site[kSitesPerBatch];          // position among all sites
+  int32_t site[kSitesPerBatch];  // position among all sites
   int32_t units[kSitesPerBatch];
   int64_t unit_offset[kSitesPerBatch];   // sum of the sizes before it
   int64_t block_offset[kSitesPerBatch];  // sum of the squared sizes before it

@@ -30,7 +30,9 @@ BudgetSearch::Ranking BudgetSearch::rank(std::span<const double> importance) {
 
 BudgetSearch::BudgetSearch(std::span<const double> heads, std::span<const double> filters,
                            double head_cost, double filter_cost)
-    : heads_(rank(heads)), filters_(rank(filters)), head_cost_(head_cost),
+    : heads_(rank(heads)),
+      filters_(rank(filters)),
+      head_cost_(head_cost),
       filter_cost_(filter_cost) {}
 
 UnitCounts BudgetSearch::solve(double budget) const {

@@ -45,6 +45,7 @@ py::dict build_info() {
   info["compiler"] = kCompiler;
   info["flags"] = kFlags;
   info["cuda_compiler"] = kCudaCompiler;
+  info["cuda_flags"] = kCudaFlags;
   info["cuda_architectures"] = kCudaArchitectures;
   info["torch"] = kTorch;
   info["torch_target"] = kTorchTarget;

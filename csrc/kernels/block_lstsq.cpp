@@ -1,4 +1,5 @@
-// block_lstsq on the CPU: left-looking blocked Cholesky A = U^T U in f64, then two triangular solves.
+// block_lstsq on the CPU: left-looking blocked Cholesky A = U^T U in f64, then two triangular
+// solves.
 //
 // The upper triangle of the work matrix becomes U, the lower one its transpose: with both, every
 // product below sums over the rows of row-major operands, which is what packed panels want.
@@ -42,14 +43,14 @@ FASTPRUNE_CLONES void subtract_rows(int64_t count, const double* coefficients, i
   for (; c + kWidth <= columns; c += kWidth) {
     Vector v = *reinterpret_cast<Vector*>(target + c);
     for (int64_t q = 0; q < count; ++q) {
-      v -= coefficients[q * stride] *
-           *reinterpret_cast<const Vector*>(rows + q * row_stride + c);
+      v -= coefficients[q * stride] * *reinterpret_cast<const Vector*>(rows + q * row_stride + c);
     }
     *reinterpret_cast<Vector*>(target + c) = v;
   }
   for (; c < columns; ++c) {
     double value = target[c];
-    for (int64_t q = 0; q < count; ++q) value -= coefficients[q * stride] * rows[q * row_stride + c];
+    for (int64_t q = 0; q < count; ++q)
+      value -= coefficients[q * stride] * rows[q * row_stride + c];
     target[c] = value;
   }
 }
@@ -205,9 +206,10 @@ void solve_all(const BlockLstsqArgs& args, const TaskRunner& run) {
   }
   const auto solve = [&](const System& system, const TaskRunner& inner) {
     const int64_t first = system.row * args.columns;
-    args.info[system.index] = solve_system(
-        static_cast<const T*>(args.systems) + system.matrix, static_cast<const T*>(args.rhs) + first,
-        system.unknowns, args.columns, args.damping, static_cast<T*>(args.out) + first, inner);
+    args.info[system.index] =
+        solve_system(static_cast<const T*>(args.systems) + system.matrix,
+                     static_cast<const T*>(args.rhs) + first, system.unknowns, args.columns,
+                     args.damping, static_cast<T*>(args.out) + first, inner);
   };
   const TaskRunner serial = [](int64_t count, const std::function<void(int64_t)>& task) {
     for (int64_t i = 0; i < count; ++i) task(i);

@@ -1,6 +1,6 @@
-#include "block_lstsq.cuh"
-
 #include <algorithm>
+
+#include "block_lstsq.cuh"
 
 namespace fastprune {
 namespace {
@@ -47,8 +47,8 @@ Status solve_large(const BlockLstsqArgs& args, const SiteBatch& batch, double* w
                     workspace, first);
     if (failed(status)) return status;
   }
-  return launch(solve_kernel<Element>, grid_for(ceil_div(args.columns, kStrip), batch.count),
-                block, sizeof(SolveStorage), stream, args, batch, workspace);
+  return launch(solve_kernel<Element>, grid_for(ceil_div(args.columns, kStrip), batch.count), block,
+                sizeof(SolveStorage), stream, args, batch, workspace);
 }
 
 }  // namespace

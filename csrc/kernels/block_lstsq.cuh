@@ -24,10 +24,11 @@ using cholesky::strip_column;
 using cholesky::strip_row;
 static_assert(kThreads == syrk::kThreads && kTile == syrk::kTile);
 
-// damping * mean(diag A), in every thread.
+// damping * mean(diag A), in every thread. No damping is exactly none, even of an infinite mean.
 template <typename Element>
 __device__ double diagonal_shift(const Element* system, int64_t n, double damping,
                                  double (&scratch)[kMaxWarps]) {
+  if (damping == 0) return 0;
   double sum = 0;
   for (int64_t i = threadIdx.x; i < n; i += kThreads) sum += system[i * n + i];
   return damping * (block_sum(sum, scratch) / static_cast<double>(n));
@@ -35,8 +36,7 @@ __device__ double diagonal_shift(const Element* system, int64_t n, double dampin
 
 // Whether any value is NaN or infinite, in every thread.
 template <typename Element>
-__device__ bool any_nonfinite(const Element* values, int64_t count,
-                              double (&scratch)[kMaxWarps]) {
+__device__ bool any_nonfinite(const Element* values, int64_t count, double (&scratch)[kMaxWarps]) {
   double found = 0;
   for (int64_t i = threadIdx.x; i < count; i += kThreads) found += !isfinite(values[i]);
   return block_sum(found, scratch) > 0;
@@ -80,7 +80,8 @@ __device__ void solve_small(const BlockLstsqArgs& args, const Element* system, i
       cholesky::solve(shared.factor, shared.strip, n);
     }
     for (int i = strip_row(); i < n; i += kStripRows) {
-      if (exists) out[i * args.columns + column] = static_cast<Element>(shared.strip[i][strip_column()]);
+      if (exists)
+        out[i * args.columns + column] = static_cast<Element>(shared.strip[i][strip_column()]);
     }
   }
 }
@@ -91,8 +92,7 @@ __global__ void __launch_bounds__(kThreads, 2)
   auto& shared = shared_storage<SmallStorage>();
   for (int site = blockIdx.x; site < batch.count; site += gridDim.x) {
     solve_small(args, static_cast<const Element*>(args.systems) + batch.block_offset[site],
-                batch.unit_offset[site], batch.units[site], shared,
-                args.info + batch.site[site]);
+                batch.unit_offset[site], batch.units[site], shared, args.info + batch.site[site]);
   }
 }
 
@@ -131,7 +131,8 @@ __global__ void __launch_bounds__(kThreads, 2)
   for (int site = blockIdx.x; site < batch.count; site += gridDim.x) {
     const Augmented system = augmented(batch, site, args.columns, workspace);
     const auto* source = static_cast<const Element*>(args.systems) + batch.block_offset[site];
-    const auto* rhs = static_cast<const Element*>(args.rhs) + batch.unit_offset[site] * args.columns;
+    const auto* rhs =
+        static_cast<const Element*>(args.rhs) + batch.unit_offset[site] * args.columns;
     const double shift = diagonal_shift(source, system.n, args.damping, shared.scratch);
     const bool bad_rhs = any_nonfinite(rhs, system.n * args.columns, shared.scratch);
     if (threadIdx.x == 0) {
@@ -160,7 +161,8 @@ __global__ void __launch_bounds__(kThreads, 2)
   for (int site = blockIdx.y; site < batch.count; site += gridDim.y) {
     const Augmented system = augmented(batch, site, args.columns, workspace);
     const auto* source = static_cast<const Element*>(args.systems) + batch.block_offset[site];
-    const auto* rhs = static_cast<const Element*>(args.rhs) + batch.unit_offset[site] * args.columns;
+    const auto* rhs =
+        static_cast<const Element*>(args.rhs) + batch.unit_offset[site] * args.columns;
     const double shift = system.header[0];
 
     const int64_t tiles = triangle_tiles(ceil_div(system.n, kTurn));
@@ -347,6 +349,8 @@ __global__ void __launch_bounds__(kThreads, 2)
         // Take out what is already known.
         for (int64_t done = first + n; done < system.n; done += kDepth) {
           const int depth = static_cast<int>(min_of(kDepth, system.n - done));
+          // Each unknown comes back to the thread that wrote it: no barrier in between.
+          static_assert(kTile % kStripRows == 0 && kDepth % kStripRows == 0);
           for (int k = strip_row(); k < depth; k += kStripRows) {
             shared.known[k][strip_column()] = exists ? unknowns[(done + k) * system.width] : 0.0;
           }
@@ -375,7 +379,6 @@ __global__ void __launch_bounds__(kThreads, 2)
           unknowns[(first + i) * system.width] = value;
           out[(first + i) * args.columns + column] = static_cast<Element>(value);
         }
-        __syncthreads();  // the next tile reads these unknowns
       }
     }
   }

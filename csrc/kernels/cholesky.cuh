@@ -6,8 +6,8 @@
 
 namespace fastprune::cholesky {
 
-constexpr int kTile = 64;    // unknowns
-constexpr int kStrip = 16;   // right-hand sides
+constexpr int kTile = 64;   // unknowns
+constexpr int kStrip = 16;  // right-hand sides
 constexpr int kThreads = 256;
 
 using Factor = double[kTile][kTile + 1];  // [row][column], column >= row; padded against conflicts

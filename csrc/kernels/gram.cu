@@ -5,8 +5,12 @@ namespace {
 
 template <typename Element, typename Out>
 Status launch_for(const GramArgs& args, Stream stream) {
-  const syrk::Panel<Element> panel = {static_cast<const Element*>(args.x), args.rows,
-                                      args.row_stride, args.selected, args.columns, args.valid};
+  const syrk::Panel<Element> panel = {static_cast<const Element*>(args.x),
+                                      args.rows,
+                                      args.row_stride,
+                                      args.selected,
+                                      args.columns,
+                                      args.valid};
   const int64_t tiles = syrk::tiles_of(args.selected);
   return launch(gram::kernel<Element, Out>, grid_for(tiles), dim3(syrk::kThreads),
                 sizeof(syrk::Storage<float>), stream, panel, tiles, static_cast<Out*>(args.out));

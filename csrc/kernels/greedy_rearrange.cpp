@@ -45,8 +45,13 @@ FASTPRUNE_CLONES double removal_costs(const double* base, const double* r, int64
 class Rearrangement {
  public:
   Rearrangement(const float* fisher, int64_t units)
-      : fisher_(fisher), units_(units), order_(units), rank_(units), base_(units, kInfinity),
-        r_(units, 0.0), cost_(units) {
+      : fisher_(fisher),
+        units_(units),
+        order_(units),
+        rank_(units),
+        base_(units, kInfinity),
+        r_(units, 0.0),
+        cost_(units) {
     std::iota(order_.begin(), order_.end(), int64_t{0});
     std::stable_sort(order_.begin(), order_.end(),
                      [&](int64_t a, int64_t b) { return diagonal(a) < diagonal(b); });

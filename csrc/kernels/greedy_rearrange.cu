@@ -1,7 +1,7 @@
-#include "greedy_rearrange.cuh"
-
 #include <algorithm>
 #include <numeric>
+
+#include "greedy_rearrange.cuh"
 
 namespace fastprune {
 namespace {
@@ -36,8 +36,8 @@ Status greedy_rearrange_cuda(const GreedyRearrangeArgs& args, void* workspace, S
   const auto units_of = [](int64_t units) { return units; };
   return for_each_batch(args.sizes, args.sites, units_of, [&](const SiteBatch& batch) {
     return launch(kernel, grid_for(batch.count, args.problems),
-                  dim3(static_cast<unsigned>(threads)), sizeof(Storage), stream, args, batch,
-                  units, state);
+                  dim3(static_cast<unsigned>(threads)), sizeof(Storage), stream, args, batch, units,
+                  state);
   });
 }
 

@@ -38,7 +38,7 @@ __device__ inline void rearrange(const float* block, const float* mask, int unit
     out[j] = kept;
     pruned += !kept;
   }
-  pruned = block_sum(pruned, shared.count);
+  pruned = block_sum(pruned, shared.count);  // its barriers also part this site from the last one
   if (pruned == 0 || pruned == units) return;
 
   // Rank the units by diagonal (NaN last, so that ranks stay a permutation).
@@ -98,11 +98,10 @@ __global__ void __launch_bounds__(kMaxThreads)
   for (int64_t problem = blockIdx.y; problem < args.problems; problem += gridDim.y) {
     for (int site = blockIdx.x; site < batch.count; site += gridDim.x) {
       const int64_t first = problem * all_units + batch.unit_offset[site];
-      rearrange(args.blocks + batch.block_offset[site], args.masks + first, batch.units[site],
-                {state.response + first, state.diagonal + first, state.rank + first,
-                 state.order + first},
-                shared, args.out + first);
-      __syncthreads();  // the next site reuses the storage
+      rearrange(
+          args.blocks + batch.block_offset[site], args.masks + first, batch.units[site],
+          {state.response + first, state.diagonal + first, state.rank + first, state.order + first},
+          shared, args.out + first);
     }
   }
 }

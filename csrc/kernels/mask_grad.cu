@@ -34,9 +34,8 @@ Status launch_for(const MaskGradArgs& args, Stream stream) {
 
 Status mask_grad_cuda(const MaskGradArgs& args, Stream stream) {
   if (args.samples == 0 || args.units == 0) return Status::ok;
-  return dispatch_input(args.dtype, [&](auto tag) {
-    return launch_for<typename decltype(tag)::Type>(args, stream);
-  });
+  return dispatch_input(
+      args.dtype, [&](auto tag) { return launch_for<typename decltype(tag)::Type>(args, stream); });
 }
 
 }  // namespace fastprune

@@ -12,16 +12,16 @@
 
 namespace fastprune::mask_grad {
 
-constexpr int kLanes = 16;    // threads along a token row
-constexpr int kSlices = 16;   // tokens in flight
+constexpr int kLanes = 16;   // threads along a token row
+constexpr int kSlices = 16;  // tokens in flight
 constexpr int kThreads = kLanes * kSlices;
 constexpr int kPerThread = 8;  // columns per thread
 constexpr int kSpan = kLanes * kPerThread;
 
 // How a row's units are cut into spans that one block can own.
 struct Spans {
-  int64_t units;   // units per span
-  int64_t count;   // spans per row
+  int64_t units;  // units per span
+  int64_t count;  // spans per row
 };
 
 inline Spans cut_spans(int64_t units, int64_t group) {

@@ -12,8 +12,8 @@
 namespace fastprune::syrk {
 
 constexpr int kTile = 64;
-constexpr int kDepth = 16;   // rows in shared memory
-constexpr int kMicro = 4;    // a thread owns kMicro x kMicro results
+constexpr int kDepth = 16;  // rows in shared memory
+constexpr int kMicro = 4;   // a thread owns kMicro x kMicro results
 constexpr int kSide = kTile / kMicro;
 constexpr int kThreads = kSide * kSide;
 constexpr int kPartialRows = 256;

@@ -8,9 +8,8 @@ using namespace tuning_system;
 template <typename Stat, typename Weight>
 Status launch_for(const TuningSystemArgs& args, Stream stream) {
   const int64_t tiles = triangle_tiles(ceil_div(args.units, units_in(kTile, args.group)));
-  const Status status =
-      launch(matrix_kernel<Stat, Weight>, grid_for(tiles), dim3(kThreads),
-             sizeof(MatrixStorage<RealOf<Weight>>), stream, args, tiles);
+  const Status status = launch(matrix_kernel<Stat, Weight>, grid_for(tiles), dim3(kThreads),
+                               sizeof(MatrixStorage<RealOf<Weight>>), stream, args, tiles);
   if (status != Status::ok) return status;
   return launch(vector_kernel<Stat, Weight>,
                 grid_for(ceil_div(args.units, units_in(kSpan, args.group))), dim3(kThreads),

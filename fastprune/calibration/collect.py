@@ -10,9 +10,10 @@ from torch import Tensor, nn
 
 from fastprune import ops
 from fastprune.calibration.gradients import MaskGradients, watch_mask_gradients
-from fastprune.calibration.objective import Objective, Targets, make_objective, model_inputs
+from fastprune.calibration.objective import Objective, Targets, make_objective
 from fastprune.calibration.statistics import FisherKind, Statistics
 from fastprune.data import Samples
+from fastprune.data.samples import model_inputs
 from fastprune.device import autocast, device_of, to_device
 from fastprune.errors import DataError, NumericalError
 from fastprune.progress import progress_bar

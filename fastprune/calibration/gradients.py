@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from fastprune import ops
+from fastprune.device import evaluation_mode
 from fastprune.structure.site import Site
 
 
@@ -78,7 +79,6 @@ def watch_mask_gradients(model: nn.Module, sites: Sequence[Site]) -> Iterator[Ma
     """
     gradients = MaskGradients(sites)
     frozen = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    modes = [(module, module.training) for module in model.modules()]
     handles = [
         model.get_submodule(site.name).register_forward_pre_hook(
             lambda module, args, index=index: gradients.watch(index, module, args)
@@ -86,14 +86,12 @@ def watch_mask_gradients(model: nn.Module, sites: Sequence[Site]) -> Iterator[Ma
         for index, site in enumerate(sites)
     ]
     try:
-        model.eval()
         for parameter in frozen:
             parameter.requires_grad_(False)
-        yield gradients
+        with evaluation_mode(model):
+            yield gradients
     finally:
         for handle in handles:
             handle.remove()
         for parameter in frozen:
             parameter.requires_grad_(True)
-        for module, training in modes:
-            module.training = training

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from fastprune.data.samples import IGNORED_LABEL
 from fastprune.errors import DataError
 
 Targets = Literal["auto", "labels", "sampled"]
@@ -22,11 +23,9 @@ Batch = dict[str, Tensor]
 Objective = Callable[[Any, Batch, Tensor], Tensor]
 """(model outputs, batch, sample_index) -> loss per sample, float32 [samples]."""
 
-_IGNORED = -100
 # More samples than this would share draws between neighbouring seeds. The generator reads only the
 # lower 32 bits of its seed, so the stride has to be small.
 _SEED_STRIDE = 1_000_003
-_LABEL_KEYS = ("labels", "start_positions", "end_positions")
 
 
 def make_objective(task: str, *, labelled: bool, seed: int) -> Objective:
@@ -43,11 +42,6 @@ def make_objective(task: str, *, labelled: bool, seed: int) -> Objective:
     except KeyError:
         raise DataError(f"no calibration loss is known for task {task!r}") from None
     return partial(loss, draw=_Draw(seed) if not labelled or task == "embedding" else None)
-
-
-def model_inputs(batch: Batch) -> Batch:
-    """What the model reads: the batch without labels, so that it computes no loss of its own."""
-    return {key: value for key, value in batch.items() if key not in _LABEL_KEYS}
 
 
 class _Draw:
@@ -101,14 +95,14 @@ def _spans(out: Any, batch: Batch, index: Tensor, *, draw: _Draw | None) -> Tens
         # Answers cut off by truncation are marked with a position past the end and do not count.
         tokens = start.shape[1]
         targets = [
-            batch[key].view(-1).masked_fill(batch[key].view(-1) >= tokens, _IGNORED)
+            batch[key].view(-1).masked_fill(batch[key].view(-1) >= tokens, IGNORED_LABEL)
             for key in ("start_positions", "end_positions")
         ]
     else:
         uniform = draw(index, 2, start)
         targets = [_categorical(x, uniform[:, i]) for i, x in enumerate((start, end))]
     losses = [
-        F.cross_entropy(x, y, reduction="none", ignore_index=_IGNORED)
+        F.cross_entropy(x, y, reduction="none", ignore_index=IGNORED_LABEL)
         for x, y in zip((start, end), targets, strict=True)
     ]
     return (losses[0] + losses[1]) / 2
@@ -122,9 +116,9 @@ def _tokens(out: Any, batch: Batch, index: Tensor, *, draw: _Draw | None) -> Ten
         target = batch["labels"][:, 1:]
     else:
         target = _categorical(logits, draw(index, logits.shape[1], logits))
-    target = target.masked_fill(~valid, _IGNORED)
+    target = target.masked_fill(~valid, IGNORED_LABEL)
     losses = F.cross_entropy(
-        logits.transpose(1, 2), target, reduction="none", ignore_index=_IGNORED
+        logits.transpose(1, 2), target, reduction="none", ignore_index=IGNORED_LABEL
     )
     return losses.sum(-1)
 

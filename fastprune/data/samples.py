@@ -13,11 +13,9 @@ from fastprune.data.squad import Window
 from fastprune.data.tasks import Task
 from fastprune.errors import DataError
 
-LABEL_NAMES = ("labels", "start_positions", "end_positions")
-"""Keys of a batch that are not for the model's forward but for the loss."""
-
 IGNORED_LABEL = -100
 """Token label that the loss skips, as in ``torch.nn.functional.cross_entropy``."""
+_LABELS = ("labels", "start_positions", "end_positions")
 
 
 @dataclass(frozen=True)
@@ -153,6 +151,11 @@ class Samples:
         for target, row in zip(padded, rows, strict=True):
             target[: len(row)] = row
         return torch.from_numpy(padded)
+
+
+def model_inputs(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """What the model reads: the batch without labels, so that it computes no loss of its own."""
+    return {name: value for name, value in batch.items() if name not in _LABELS}
 
 
 def draw_positions(available: int, n: int, seed: int) -> list[int]:

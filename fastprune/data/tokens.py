@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -85,8 +86,10 @@ def padding_of(tokenizer: Any, config: Any) -> Padding:
         getattr(tokenizer, "eos_token_id", None),
         getattr(_text_config(config), "eos_token_id", None),
     )
-    # Some configurations say -1 for none, or list several end tokens.
-    token = next((token for token in known if isinstance(token, int) and token >= 0), None)
+    vocabulary = getattr(_text_config(config), "vocab_size", sys.maxsize)
+    # Some configurations say -1 for none, list several end tokens, or keep another model's.
+    usable = (token for token in known if isinstance(token, int) and 0 <= token < vocabulary)
+    token = next(usable, None)
     if token is None and tokenizer is not None:
         raise DataError("the tokenizer has neither a pad nor an end token; set its pad_token")
     return Padding(token or 0, getattr(tokenizer, "pad_token_type_id", 0))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from contextlib import ExitStack
 from statistics import median
 from typing import Any
 
@@ -12,9 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from fastprune.data.tokens import position_limit
-from fastprune.device import autocast, device_of
+from fastprune.device import autocast, device_of, evaluation_mode
 from fastprune.errors import FastpruneError
-from fastprune.evaluation.predict import evaluation_mode
 from fastprune.progress import progress_bar
 
 
@@ -49,10 +47,8 @@ def measure_latency(
     inputs = {name: _inputs(model, batch, length) for name, model in models.items()}
     times: dict[str, list[float]] = {name: [] for name in models}
     order = list(models)
-    with ExitStack() as modes:
-        for model in models.values():
-            modes.enter_context(evaluation_mode(model))
-        rounds = range(-warmup, repeats)
+    rounds = range(-warmup, repeats)
+    with evaluation_mode(*models.values()), torch.inference_mode():
         for number in progress_bar("measure latency", rounds, enabled=progress):
             for name in order if number % 2 else reversed(order):
                 elapsed = _time_forward(models[name], inputs[name], dtype)

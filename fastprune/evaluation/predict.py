@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -12,26 +11,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fastprune.data import Samples, Task
-from fastprune.data.samples import IGNORED_LABEL, LABEL_NAMES
-from fastprune.device import autocast, device_of, to_device
+from fastprune.data.samples import IGNORED_LABEL, model_inputs
+from fastprune.device import autocast, device_of, evaluation_mode, to_device
 from fastprune.errors import NumericalError
 from fastprune.progress import progress_bar
 
 Array = np.ndarray[Any, Any]
 Batch = dict[str, Tensor]
-
-
-@contextmanager
-def evaluation_mode(model: nn.Module) -> Iterator[None]:
-    """Dropout off and no gradients; every module's own training flag comes back."""
-    training = [module for module in model.modules() if module.training]
-    model.eval()
-    try:
-        with torch.inference_mode():
-            yield
-    finally:
-        for module in training:
-            module.training = True
 
 
 def predict(
@@ -56,14 +42,14 @@ def predict(
     rows: list[Array | None] = [None] * len(samples)
     with (
         evaluation_mode(model),
+        torch.inference_mode(),
         progress_bar("evaluate", total=len(samples), enabled=progress, unit="sample") as bar,
     ):
         for number, batch in enumerate(samples.batches(batch_size)):
             index = batch.pop("sample_index").tolist()
             batch = to_device(batch, device)
-            inputs = {name: value for name, value in batch.items() if name not in LABEL_NAMES}
             with autocast(device, dtype):
-                outputs = model(**inputs)
+                outputs = model(**model_inputs(batch))
             for position, row in zip(index, per_sample(outputs, batch), strict=True):
                 if not torch.isfinite(row).all():
                     raise NumericalError(

@@ -12,7 +12,6 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from fastprune.ops import fake as _fake  # registers the shapes
 from fastprune.ops.checks import (
     FLOATS,
     STATISTICS,
@@ -91,7 +90,7 @@ def mask_grad(
         require(offsets.dim() == 1 and len(offsets) > 0, "offsets must be [samples + 1]")
         require_device("offsets", offsets, x)
         if offsets.is_cpu:
-            inside = 0 <= int(offsets[0]) and int(offsets[-1]) <= x.shape[0]
+            inside = int(offsets[0]) >= 0 and int(offsets[-1]) <= x.shape[0]
             ordered = bool((offsets.diff() >= 0).all())
             require(inside and ordered, f"offsets must ascend within [0, {x.shape[0]}]")
     return _ops.mask_grad(x, grad, group, valid, offsets)
@@ -185,7 +184,7 @@ def gram(
         require_dtype("columns", columns, [torch.int64])
         require(columns.dim() == 1, f"columns must be [k], not {list(columns.shape)}")
         if columns.is_cpu and len(columns):
-            inside = 0 <= int(columns.min()) and int(columns.max()) < width
+            inside = int(columns.min()) >= 0 and int(columns.max()) < width
             require(inside, f"columns must lie within [0, {width})")
         columns = columns.to(x.device).contiguous()
     selected = width if columns is None else len(columns)
@@ -198,9 +197,7 @@ def gram(
     return out
 
 
-def tuning_system(
-    gram: Tensor, weight: Tensor, cross: Tensor, group: int
-) -> tuple[Tensor, Tensor]:
+def tuning_system(gram: Tensor, weight: Tensor, cross: Tensor, group: int) -> tuple[Tensor, Tensor]:
     """Normal equations of mask tuning from Gram matrices (Kwon et al. 2022, section 4.3).
 
     Scaling unit ``u`` by ``s[u]`` fits the target best where ``A s = b``:

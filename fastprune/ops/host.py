@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import os
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fastprune.ops.checks import require
+
 try:
     if os.environ.get("FASTPRUNE_NATIVE", "on").lower() == "off":
         raise ImportError("FASTPRUNE_NATIVE=off")
-    from fastprune import _host
+    import fastprune._host as _host
 except ImportError:
     _host = None  # type: ignore[assignment]
 
 Masks = NDArray[np.uint8]
 
 
-def build_info() -> dict[str, Any] | None:
+def build_info() -> dict[str, str] | None:
     """Compilers, flags, CUDA architectures and torch version of the build; None if not built."""
     return dict(_host.build_info()) if _host is not None else None
 
@@ -47,7 +48,7 @@ def budget_search(
         head fits is all zeros.
 
     Raises:
-        ValueError: an input that is not one-dimensional, not finite, or a price that is not
+        ArgumentError: an input that is not one-dimensional, not finite, or a price that is not
             positive.
     """
     heads, filters, limits = (
@@ -55,12 +56,12 @@ def budget_search(
         for values in (head_importance, filter_importance, budgets)
     )
     for name, values in (("head_importance", heads), ("filter_importance", filters)):
-        if values.ndim != 1 or not np.isfinite(values).all():
-            raise ValueError(f"{name} must be a one-dimensional array of finite numbers")
-    if limits.ndim != 1 or np.isnan(limits).any():
-        raise ValueError("budgets must be a one-dimensional array without NaN")
-    if not (0 < head_cost < np.inf and 0 < filter_cost < np.inf):
-        raise ValueError(f"costs must be positive, got {head_cost} and {filter_cost}")
+        finite = values.ndim == 1 and bool(np.isfinite(values).all())
+        require(finite, f"{name} must be a one-dimensional array of finite numbers")
+    numbers = limits.ndim == 1 and not np.isnan(limits).any()
+    require(numbers, "budgets must be a one-dimensional array without NaN")
+    priced = 0 < head_cost < np.inf and 0 < filter_cost < np.inf
+    require(priced, f"costs must be positive, not {head_cost} and {filter_cost}")
     search = _host.budget_search if _host is not None else _budget_search
     return search(heads, filters, head_cost, filter_cost, limits)
 

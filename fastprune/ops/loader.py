@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ import torch
 from torch import Tensor
 
 from fastprune.ops import reference
+from fastprune.ops.fake import FAKES
+from fastprune.ops.host import build_info
 from fastprune.ops.schemas import LIBRARY, NAMESPACE, SCHEMAS
 
 _NATIVE = Path(__file__).resolve().parent.parent / "_native.so"
@@ -28,8 +31,6 @@ def native_status() -> dict[str, Any]:
     Keys: ``native`` (bool), ``library`` (path or None), ``reason`` (why not, or None), ``cpu`` and
     ``cuda`` ("native" or "reference"), ``build`` (compiler, architectures and versions, or None).
     """
-    from fastprune.ops.host import build_info
-
     backends = {
         device.lower(): "reference" if device in _fallback_devices else "native"
         for device in _DEVICES
@@ -102,14 +103,19 @@ _REFERENCES: dict[str, Callable[..., Any]] = {
 }
 
 
-def _warning_once(kernel: Callable[..., Any]) -> Callable[..., Any]:
+@cache
+def _warn_built_without_cuda() -> None:
+    warnings.warn(
+        "fastprune was built without CUDA: its operations run as plain PyTorch on the GPU. "
+        f"Set FASTPRUNE_CUDA=on and reinstall. {_REBUILD}",
+        RuntimeWarning,
+        stacklevel=4,
+    )
+
+
+def _slow_on_cuda(kernel: Callable[..., Any]) -> Callable[..., Any]:
     def run(*args: Any) -> Any:
-        warnings.warn(
-            "fastprune was built without CUDA: its operations run as plain PyTorch on the GPU. "
-            f"Set FASTPRUNE_CUDA=on and reinstall. {_REBUILD}",
-            RuntimeWarning,
-            stacklevel=3,
-        )
+        _warn_built_without_cuda()
         return kernel(*args)
 
     return run
@@ -126,9 +132,11 @@ def _register_references() -> set[str]:
             devices.add(device)
             kernel = _REFERENCES[name]
             built_without_cuda = device == "CUDA" and _reason is None
-            LIBRARY.impl(name, _warning_once(kernel) if built_without_cuda else kernel, device)
+            LIBRARY.impl(name, _slow_on_cuda(kernel) if built_without_cuda else kernel, device)
     return devices
 
 
+for _name, _fake in FAKES.items():
+    torch.library.register_fake(f"{NAMESPACE}::{_name}", _fake, lib=LIBRARY)
 _reason = _load_native()
 _fallback_devices = _register_references()

@@ -26,9 +26,14 @@ def mask_grad(
     return products.sum(1)
 
 
+def _symmetric(matrix: Tensor) -> Tensor:
+    """Upper triangle mirrored: a product may round (i, j) and (j, i) differently."""
+    return matrix.triu() + matrix.triu(1).T
+
+
 def fisher_outer(grads: Tensor, sizes: list[int]) -> Tensor:
     """One flat ``G_s^T G_s`` after the other."""
-    blocks = [(g.T @ g).flatten() for g in grads.double().split(sizes, dim=1)]
+    blocks = [_symmetric(g.T @ g).flatten() for g in grads.double().split(sizes, dim=1)]
     return torch.cat([grads.new_zeros(0, dtype=torch.float64), *blocks])
 
 
@@ -37,7 +42,7 @@ def gram(x: Tensor, columns: Tensor | None, valid: Tensor | None) -> Tensor:
     rows = x.double() if valid is None else x[valid.bool()].double()
     if columns is not None:
         rows = rows[:, columns]
-    return rows.T @ rows
+    return _symmetric(rows.T @ rows)
 
 
 def greedy_rearrange(blocks: Tensor, sizes: list[int], masks: Tensor) -> Tensor:
@@ -74,7 +79,7 @@ def tuning_system(gram: Tensor, weight: Tensor, cross: Tensor, group: int) -> tu
     w = weight.double()
     units = w.shape[1] // group
     product = (w.T @ w) * gram.double()
-    a = product.view(units, group, units, group).sum((1, 3))
+    a = _symmetric(product.view(units, group, units, group).sum((1, 3)))
     b = (cross.double() * w.T).sum(1).view(units, group).sum(1)
     return a, b
 
@@ -82,22 +87,24 @@ def tuning_system(gram: Tensor, weight: Tensor, cross: Tensor, group: int) -> tu
 def block_lstsq(
     systems: Tensor, rhs: Tensor, sizes: list[int], damping: float
 ) -> tuple[Tensor, Tensor]:
-    """Damped Cholesky solves, one system at a time; failed systems give zeros."""
+    """Every system through :func:`_solve_system`; failed ones give zeros."""
     x = torch.zeros_like(rhs, dtype=torch.float64)
     info = torch.zeros(len(sizes), dtype=torch.int32, device=rhs.device)
-    flat = systems.double().split([n * n for n in sizes])
-    for s, (a, b, out) in enumerate(zip(flat, rhs.double().split(sizes), x.split(sizes))):
-        if (n := len(b)) == 0:
-            continue
-        lower = a.view(n, n).tril()
-        ridge = damping * lower.diagonal().mean()
-        full = lower + lower.tril(-1).T + ridge * torch.eye(n, dtype=a.dtype, device=a.device)
-        factor, info[s] = torch.linalg.cholesky_ex(full)
-        bad = ~factor.isfinite().all(dim=1)
-        if info[s] == 0 and bad.any():
-            info[s] = 1 + int(bad.nonzero()[0])
-        elif info[s] == 0 and not b.isfinite().all():
-            info[s] = -1
-        if info[s] == 0:
-            out.copy_(torch.cholesky_solve(b, factor))
+    blocks = systems.double().split([n * n for n in sizes])
+    parts = zip(blocks, rhs.double().split(sizes), x.split(sizes), strict=True)
+    for s, (a, b, out) in enumerate(parts):
+        if len(b):
+            info[s] = _solve_system(a.view(len(b), len(b)).tril(), b, damping, out)
     return x, info
+
+
+def _solve_system(lower: Tensor, b: Tensor, damping: float, out: Tensor) -> int:
+    ridge = (damping * lower.diagonal().mean()).expand(len(b))
+    factor, info = torch.linalg.cholesky_ex(lower + lower.tril(-1).T + ridge.diag())
+    if info == 0 and not factor.isfinite().all():
+        info = 1 + (~factor.isfinite().all(dim=1)).nonzero()[0]
+    if info == 0 and not b.isfinite().all():
+        return -1
+    if info == 0:
+        out.copy_(torch.cholesky_solve(b, factor))
+    return int(info)

@@ -7,6 +7,7 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from fastprune.errors import FastpruneError, NumericalError, UnsupportedModelError
+from fastprune.structure.empty import BiasOnly
 from fastprune.structure.site import Site
 
 Projection = nn.Linear | Conv1D
@@ -26,18 +27,26 @@ def as_projection(module: nn.Module, path: str) -> Projection:
     )
 
 
-def weight_view(projection: Projection) -> torch.Tensor:
+def weight_view(projection: Projection | BiasOnly) -> torch.Tensor:
     """The weight as [outputs, inputs], sharing storage with the live parameter."""
     weight = projection.weight.detach()
+    if isinstance(projection, BiasOnly):
+        return weight[:, :0]
     return weight.T if isinstance(projection, Conv1D) else weight
+
+
+def _live_projection(model: nn.Module, site: Site) -> Projection | BiasOnly:
+    module = model.get_submodule(site.name)
+    return module if isinstance(module, BiasOnly) else as_projection(module, site.name)
 
 
 def get_projection(model: nn.Module, site: Site) -> tuple[torch.Tensor, torch.Tensor | None]:
     """The output projection of ``site``: weight [outputs, columns] and bias [outputs] or None.
 
-    Both are detached views of the live parameters; write through :func:`set_projection` only.
+    Both are detached views of the live parameters; write through :func:`set_projection` only. A
+    sublayer that lost all its units has no columns left, but may have a bias.
     """
-    projection = as_projection(model.get_submodule(site.name), site.name)
+    projection = _live_projection(model, site)
     bias = projection.bias
     return weight_view(projection), None if bias is None else bias.detach()
 
@@ -56,7 +65,7 @@ def set_projection(
         NumericalError: a value is not finite, also after rounding to the parameters' dtype.
         FastpruneError: wrong shapes, or a bias for a projection that has none.
     """
-    projection = as_projection(model.get_submodule(site.name), site.name)
+    projection = _live_projection(model, site)
     target = weight_view(projection)
     updates = [(target, weight)]
     if bias is not None:

@@ -7,7 +7,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from fastprune.calibration.objective import model_inputs
+from fastprune.data.samples import model_inputs
 from fastprune.device import device_of, to_device
 
 Readout = Literal["first", "last", "all"]

@@ -53,7 +53,10 @@ def reconstruct_weights(
         SolveFailure: the normal matrix is not positive definite or not finite.
     """
     gram, cross = (system.gram, system.cross) if bias is None else system.centred()
-    solution, info = ops.block_lstsq(gram.flatten(), cross, [site.columns], RIDGE)
+    # Relative to the moments about zero: those about the mean can vanish into rounding.
+    ridge = RIDGE * system.gram.diagonal().mean()
+    damped = gram + ridge * torch.eye(site.columns, dtype=gram.dtype, device=gram.device)
+    solution, info = ops.block_lstsq(damped.flatten(), cross, [site.columns], 0.0)
     _check(info)
     change = solution.T
     if bias is None:

@@ -15,8 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fastprune.calibration.objective import model_inputs
+from fastprune.data.samples import model_inputs
 from fastprune.device import autocast, device_of, to_device
+from fastprune.structure import Site
 
 
 @dataclass(frozen=True)
@@ -149,8 +150,8 @@ class SiteProbe:
     With ``stop`` the forward pass ends, quietly, as soon as the input of the projection is known.
     """
 
-    def __init__(self, model: nn.Module, name: str, residual: str, *, stop: bool = False) -> None:
-        self._modules = model.get_submodule(residual), model.get_submodule(name)
+    def __init__(self, model: nn.Module, site: Site, *, stop: bool = False) -> None:
+        self._modules = model.get_submodule(site.residual), model.get_submodule(site.name)
         self._stop = stop
 
     def __enter__(self) -> SiteProbe:

@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
 from fastprune.data import Samples
-from fastprune.device import autocast, device_of
+from fastprune.device import evaluation_mode
 from fastprune.errors import NumericalError
 from fastprune.progress import progress_bar
 from fastprune.structure import Site, find_sites, get_projection, set_projection
 from fastprune.structure.declaration import anatomy
-from fastprune.tuning.readout import Readout, find_readout, select_tokens
+from fastprune.tuning.readout import Readout, find_readout
 from fastprune.tuning.solvers import SolveFailure, Update, reconstruct_weights, scale_units
 from fastprune.tuning.system import LeastSquares
-from fastprune.tuning.tape import SiteProbe, TapeBatch, record, run_block
+from fastprune.tuning.tape import record
+from fastprune.tuning.walk import Walk
 
 Solver = Callable[[Site, LeastSquares, Tensor, Tensor | None], Update]
 TUNERS: dict[str, Solver | None] = {
@@ -79,48 +79,68 @@ def tune(
     Returns:
         One entry per site visited.
     """
-    teacher_sites = find_sites(teacher)
-    student_sites = find_sites(student)
-    blocks = anatomy(teacher).blocks
-    modes = [(module, module.training) for m in (teacher, student) for module in m.modules()]
-    teacher.eval()
-    student.eval()
-    outcomes: list[SiteTuning] = []
-    try:
-        first = next(samples.batches(batch_size))
-        readout = find_readout(teacher, blocks[-1], first)
-        tape = record(teacher, blocks, samples.batches(batch_size), dtype)
-        walk = _Walk(teacher, student, tape, dtype)
-        for layer, block in enumerate(progress_bar("tune", blocks, enabled=progress, unit="layer")):
-            last = layer == len(blocks) - 1
-            here = [site for site in student_sites if site.block == block]
-            read = {site.name: _readout(site, readout if last else "all") for site in here}
-            targets = walk.advance_teacher(layer, block, here, teacher_sites, read)
-            for site in here:
-                if skip_first_attention and layer == 0 and site.kind == "attention":
-                    continue
-                system = walk.system(layer, block, site, targets[site.name], read[site.name])
-                outcome = _apply(student, site, system, solver, targets[site.name])
-                outcomes.append(outcome)
-                if outcome.failure is not None and stop_at_failure:
-                    return outcomes
-            if not last:
-                walk.advance_student(layer, block)
-    finally:
-        for module, training in modes:
-            module.training = training
+    outcomes = []
+    with evaluation_mode(teacher, student):
+        for outcome in _tune_sites(
+            teacher, student, samples, solver, batch_size, dtype, skip_first_attention, progress
+        ):
+            outcomes.append(outcome)
+            if outcome.failure is not None and stop_at_failure:
+                break
     return outcomes
+
+
+def _tune_sites(
+    teacher: nn.Module,
+    student: nn.Module,
+    samples: Samples,
+    solver: Solver,
+    batch_size: int,
+    dtype: torch.dtype,
+    skip_first_attention: bool,
+    progress: bool,
+) -> Iterator[SiteTuning]:
+    blocks = anatomy(teacher).blocks
+    sites = _tunable_sites(teacher, student)
+    readout = find_readout(teacher, blocks[-1], next(samples.batches(batch_size)))
+    walk = Walk(
+        teacher, student, record(teacher, blocks, samples.batches(batch_size), dtype), dtype
+    )
+    for layer, block in enumerate(progress_bar("tune", blocks, enabled=progress, unit="layer")):
+        last = layer == len(blocks) - 1
+        here = [site for site in sites if site.block == block]
+        read = {site.name: _readout(site, readout if last else "all") for site in here}
+        targets = walk.advance_teacher(layer, block, here, read)
+        for site in here:
+            if skip_first_attention and layer == 0 and site.kind == "attention":
+                continue
+            system = walk.least_squares(layer, block, site, targets, read[site.name])
+            yield _solve(student, site, system, solver, targets[site.name])
+        if not last:
+            walk.advance_student(layer, block)
+
+
+def _tunable_sites(teacher: nn.Module, student: nn.Module) -> Sequence[Site]:
+    """The student's sites, and FFNs that lost every filter: their bias can still be corrected."""
+    left = {site.name: site for site in find_sites(student)}
+    emptied = {
+        site.name: replace(site, units=0)
+        for site in find_sites(teacher)
+        if site.kind == "ffn" and site.name not in left
+    }
+    found = {**left, **emptied}
+    return [found[site.name] for site in find_sites(teacher) if site.name in found]
 
 
 def _readout(site: Site, readout: Readout) -> Readout:
     return readout if site.kind == "ffn" else "all"
 
 
-def _apply(
+def _solve(
     student: nn.Module, site: Site, system: LeastSquares, solver: Solver, targets: list[Tensor]
 ) -> SiteTuning:
     weight, bias = get_projection(student, site)
-    scale = sum(float(target.double().square().sum()) for target in targets)
+    scale = sum(float(target.square().sum(dtype=torch.float64)) for target in targets)
     relative = float(system.error) / max(scale, torch.finfo(torch.float64).tiny)
     try:
         update = solver(site, system, weight, bias)
@@ -128,73 +148,3 @@ def _apply(
     except (SolveFailure, NumericalError) as failure:
         return SiteTuning(site.name, relative, str(failure))
     return SiteTuning(site.name, relative)
-
-
-class _Walk:
-    """Teacher and student, walked through the layers side by side."""
-
-    def __init__(
-        self, teacher: nn.Module, student: nn.Module, tape: list[TapeBatch], dtype: torch.dtype
-    ) -> None:
-        self._teacher, self._student, self._tape, self._dtype = teacher, student, tape, dtype
-        self._teacher_hidden = [batch.hidden for batch in tape]
-        self._student_hidden = list(self._teacher_hidden)
-        self._device = device_of(student)
-
-    def advance_teacher(
-        self,
-        layer: int,
-        block: str,
-        wanted: Sequence[Site],
-        teacher_sites: Sequence[Site],
-        read: dict[str, Readout],
-    ) -> dict[str, list[Tensor]]:
-        """Run the teacher's layer; the sublayer outputs at the wanted sites, per batch."""
-        residuals = {site.name: site.residual for site in teacher_sites}
-        targets: dict[str, list[Tensor]] = {site.name: [] for site in wanted}
-        module = self._teacher.get_submodule(block)
-        for i, batch in enumerate(self._tape):
-            with ExitStack() as stack:
-                stack.enter_context(autocast(self._device, self._dtype))
-                probes = {
-                    name: stack.enter_context(SiteProbe(self._teacher, name, residuals[name]))
-                    for name in targets
-                }
-                hidden = run_block(module, self._teacher_hidden[i], batch.calls[layer])
-            self._teacher_hidden[i] = hidden
-            for name, probe in probes.items():
-                output = probe.output.view_as(probe.residual) + probe.residual
-                targets[name].append(_rows(output, batch.valid, read[name]))
-        return targets
-
-    def system(
-        self, layer: int, block: str, site: Site, targets: list[Tensor], readout: Readout
-    ) -> LeastSquares:
-        """Sum up the least-squares problem of a student's site."""
-        weight, bias = get_projection(self._student, site)
-        system = LeastSquares.empty(site.columns, site.outputs, weight.device)
-        module = self._student.get_submodule(block)
-        for i, batch in enumerate(self._tape):
-            with (
-                SiteProbe(self._student, site.name, site.residual, stop=True) as probe,
-                autocast(self._device, self._dtype),
-            ):
-                run_block(module, self._student_hidden[i], batch.calls[layer])
-            x = _rows(probe.input, batch.valid, readout).to(weight.dtype)
-            residual = _rows(probe.residual, batch.valid, readout)
-            system.add(x, targets[i] - residual - torch.nn.functional.linear(x, weight, bias))
-        return system
-
-    def advance_student(self, layer: int, block: str) -> None:
-        """Run the student's tuned layer."""
-        module = self._student.get_submodule(block)
-        for i, batch in enumerate(self._tape):
-            with autocast(self._device, self._dtype):
-                self._student_hidden[i] = run_block(
-                    module, self._student_hidden[i], batch.calls[layer]
-                )
-
-
-def _rows(values: Tensor, valid: Tensor, readout: Readout) -> Tensor:
-    """The tokens that count: [samples, tokens, width] or [tokens, width] to [counted, width]."""
-    return values.reshape(*valid.shape, values.shape[-1])[select_tokens(readout, valid)]

@@ -7,7 +7,8 @@ import torch
 from tiny_models import FAMILIES, tiny
 
 from fastprune import Samples, collect_statistics, find_sites
-from fastprune.calibration.objective import make_objective, model_inputs
+from fastprune.calibration.objective import make_objective
+from fastprune.data.samples import model_inputs
 from fastprune.errors import DataError, NumericalError
 from fastprune.structure import masked
 

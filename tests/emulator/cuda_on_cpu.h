@@ -259,8 +259,8 @@ inline bool Machine::release_block() {
     if (fibre.state == Fibre::State::done) continue;
     if (!first) first = &fibre;
     if (fibre.state != Fibre::State::at_block_barrier || fibre.at.line() != first->at.line()) {
-      std::fprintf(stderr, "emulator: divergent barrier: %s:%u and %s:%u\n",
-                   first->at.file_name(), first->at.line(), fibre.at.file_name(), fibre.at.line());
+      std::fprintf(stderr, "emulator: divergent barrier: %s:%u and %s:%u\n", first->at.file_name(),
+                   first->at.line(), fibre.at.file_name(), fibre.at.line());
       return false;
     }
   }
@@ -378,8 +378,7 @@ cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(
   const uint64_t blocks = uint64_t{gridDim.x} * gridDim.y * gridDim.z;
   bool sound = true;
 #if defined(__SANITIZE_ADDRESS__)
-  ASAN_POISON_MEMORY_REGION(fastprune_shared_memory + shared_bytes,
-                            kSharedCapacity - shared_bytes);
+  ASAN_POISON_MEMORY_REGION(fastprune_shared_memory + shared_bytes, kSharedCapacity - shared_bytes);
 #endif
   for (uint64_t block = 0; block < blocks && sound; ++block) {
     blockIdx.x = static_cast<unsigned>(block % gridDim.x);

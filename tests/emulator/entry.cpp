@@ -1,6 +1,5 @@
 // The C interface through which Python drives the emulated kernels.
 #include "cuda_on_cpu.h"
-
 #include "kernels/block_lstsq.h"
 #include "kernels/fisher_outer.h"
 #include "kernels/gram.h"
@@ -28,15 +27,15 @@ long emulator_skip_barrier(const char* file, unsigned line) {
   return met;
 }
 
-#define FASTPRUNE_ENTRY(op, Args)                                                                 \
-  int emulated_##op(const Args* args) { return static_cast<int>(op##_cuda(*args, nullptr)); }     \
+#define FASTPRUNE_ENTRY(op, Args)                                                             \
+  int emulated_##op(const Args* args) { return static_cast<int>(op##_cuda(*args, nullptr)); } \
   long sizeof_##op() { return sizeof(Args); }
 
-#define FASTPRUNE_ENTRY_WITH_WORKSPACE(op, Args)                                                  \
-  long workspace_##op(const Args* args) { return op##_workspace(*args); }                         \
-  int emulated_##op(const Args* args, void* workspace) {                                          \
-    return static_cast<int>(op##_cuda(*args, workspace, nullptr));                                \
-  }                                                                                               \
+#define FASTPRUNE_ENTRY_WITH_WORKSPACE(op, Args)                          \
+  long workspace_##op(const Args* args) { return op##_workspace(*args); } \
+  int emulated_##op(const Args* args, void* workspace) {                  \
+    return static_cast<int>(op##_cuda(*args, workspace, nullptr));        \
+  }                                                                       \
   long sizeof_##op() { return sizeof(Args); }
 
 FASTPRUNE_ENTRY(mask_grad, MaskGradArgs)

@@ -29,7 +29,9 @@ def gamma(terms: int, dtype: np.dtype = FLOAT) -> float:
 def check(actual: np.ndarray, expected: np.ndarray, bound: np.ndarray) -> None:
     assert np.isfinite(actual).all(), "not finite"
     error = np.abs(actual.astype(np.float64) - expected)
-    assert (error <= bound).all(), f"error {error.max():.3g}, worst excess {(error - bound).max():.3g}"
+    assert (error <= bound).all(), (
+        f"error {error.max():.3g}, worst excess {(error - bound).max():.3g}"
+    )
 
 
 def draw(rng: np.random.Generator, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
@@ -58,7 +60,9 @@ def symmetric(matrix: np.ndarray) -> bool:
 # ---- mask_grad ----------------------------------------------------------------------------------
 
 
-def check_mask_grad(e, rng, samples, tokens, units, group, dtype=FLOAT, padding=0, offset=0, invalid=False):
+def check_mask_grad(
+    e, rng, samples, tokens, units, group, dtype=FLOAT, padding=0, offset=0, invalid=False
+):
     shape = (samples, tokens, units * group)
     x, grad = (draw(rng, shape, dtype) for _ in range(2))
     valid = np.ones((samples, tokens), np.uint8)
@@ -93,15 +97,30 @@ def mask_grad_cases() -> Iterator[tuple[str, Case]]:
         (1, 5, 257, 3),
     ]  # fmt: skip
     for shape in shapes:
-        yield f"{shape}", partial(check_mask_grad, samples=shape[0], tokens=shape[1], units=shape[2], group=shape[3])
+        yield (
+            f"{shape}",
+            partial(
+                check_mask_grad, samples=shape[0], tokens=shape[1], units=shape[2], group=shape[3]
+            ),
+        )
     for name, dtype in INPUTS.items():
-        options = dict(samples=2, tokens=19, units=4, group=40, dtype=dtype)
+        options = {"samples": 2, "tokens": 19, "units": 4, "group": 40, "dtype": dtype}
         yield f"{name} aligned", partial(check_mask_grad, **options)
         yield f"{name} aligned, strided", partial(check_mask_grad, **options, padding=16, offset=0)
         yield f"{name} unaligned", partial(check_mask_grad, **options, offset=1)
         yield f"{name} unaligned rows", partial(check_mask_grad, **options, padding=3)
         yield f"{name} invalid", partial(check_mask_grad, **options, invalid=True)
-        yield f"{name} packed", partial(check_packed_mask_grad, lengths=[3, 0, 40, 1], units=24, group=8, dtype=dtype, padding=8)
+        yield (
+            f"{name} packed",
+            partial(
+                check_packed_mask_grad,
+                lengths=[3, 0, 40, 1],
+                units=24,
+                group=8,
+                dtype=dtype,
+                padding=8,
+            ),
+        )
     yield "packed nothing", partial(check_packed_mask_grad, lengths=[0, 0], units=2, group=8)
     yield "packed none", partial(check_packed_mask_grad, lengths=[], units=2, group=8)
 
@@ -123,7 +142,18 @@ def symmetric_start(rng: np.random.Generator, n: int, dtype: np.dtype) -> np.nda
     return np.ascontiguousarray(np.tril(start) + np.tril(start, -1).T)
 
 
-def check_gram(e, rng, rows, width, dtype=FLOAT, out_dtype=DOUBLE, kept=None, invalid=False, padding=0, offset=0):
+def check_gram(
+    e,
+    rng,
+    rows,
+    width,
+    dtype=FLOAT,
+    out_dtype=DOUBLE,
+    kept=None,
+    invalid=False,
+    padding=0,
+    offset=0,
+):
     x = draw(rng, (rows, width), dtype)
     valid = np.ones(rows, np.uint8)
     if invalid:
@@ -143,12 +173,28 @@ def check_gram(e, rng, rows, width, dtype=FLOAT, out_dtype=DOUBLE, kept=None, in
 
 
 def gram_cases() -> Iterator[tuple[str, Case]]:
-    for rows, width in [(0, 3), (1, 1), (5, 0), (15, 63), (16, 64), (17, 65), (255, 2), (256, 3), (257, 5), (520, 7), (31, 131)]:  # fmt: skip
+    for rows, width in [
+        (0, 3),
+        (1, 1),
+        (5, 0),
+        (15, 63),
+        (16, 64),
+        (17, 65),
+        (255, 2),
+        (256, 3),
+        (257, 5),
+        (520, 7),
+        (31, 131),
+    ]:
         yield f"({rows}, {width})", partial(check_gram, rows=rows, width=width)
     for (name, dtype), out in itertools.product(INPUTS.items(), (FLOAT, DOUBLE)):
-        options = dict(rows=37, width=70, dtype=dtype, out_dtype=out, padding=5, offset=1)
+        options = {"rows": 37, "width": 70, "dtype": dtype, "out_dtype": out}
+        options |= {"padding": 5, "offset": 1}
         yield f"{name} to {out}", partial(check_gram, **options)
-        yield f"{name} to {out}, kept and valid", partial(check_gram, **options, kept=66, invalid=True)
+        yield (
+            f"{name} to {out}, kept and valid",
+            partial(check_gram, **options, kept=66, invalid=True),
+        )
     yield "none kept", partial(check_gram, rows=4, width=9, kept=0)
 
 
@@ -166,11 +212,21 @@ def check_fisher(e, rng, rows, sizes, dtype=FLOAT, padding=0, offset=0):
 
 
 def fisher_cases() -> Iterator[tuple[str, Case]]:
-    for rows, sizes in [(3, []), (0, [4]), (5, [0, 1, 0, 2]), (64, [12, 130, 12, 65]), (300, [63, 64]), (7, [1, 2, 3] * 67)]:  # fmt: skip
+    for rows, sizes in [
+        (3, []),
+        (0, [4]),
+        (5, [0, 1, 0, 2]),
+        (64, [12, 130, 12, 65]),
+        (300, [63, 64]),
+        (7, [1, 2, 3] * 67),
+    ]:
         name = str(sizes) if len(sizes) < 9 else f"{len(sizes)} sites"
         yield f"{rows} rows, {name}", partial(check_fisher, rows=rows, sizes=sizes)
     for name, dtype in INPUTS.items():
-        yield f"{name} strided", partial(check_fisher, rows=19, sizes=[5, 67], dtype=dtype, padding=3, offset=1)
+        yield (
+            f"{name} strided",
+            partial(check_fisher, rows=19, sizes=[5, 67], dtype=dtype, padding=3, offset=1),
+        )
 
 
 # ---- greedy_rearrange ---------------------------------------------------------------------------
@@ -239,7 +295,9 @@ def greedy_cases() -> Iterator[tuple[str, Case]]:
 # ---- tuning_system ------------------------------------------------------------------------------
 
 
-def check_tuning(e, rng, units, group, outputs, stat=DOUBLE, weight_dtype=FLOAT, padding=0, offset=0):
+def check_tuning(
+    e, rng, units, group, outputs, stat=DOUBLE, weight_dtype=FLOAT, padding=0, offset=0
+):
     columns = units * group
     x = rng.standard_normal((max(columns, 1), columns))
     gram = (x.T @ x / max(columns, 1)).astype(stat)
@@ -265,15 +323,31 @@ def check_tuning(e, rng, units, group, outputs, stat=DOUBLE, weight_dtype=FLOAT,
 
 def tuning_cases() -> Iterator[tuple[str, Case]]:
     shapes = [
-        (0, 4, 3), (1, 1, 1), (3, 2, 0), (5, 1, 7), (65, 1, 5), (9, 3, 17), (4, 16, 31), (3, 21, 33),
-        (23, 5, 3), (12, 6, 2), (2, 32, 16), (3, 33, 5), (2, 63, 4), (2, 64, 40), (3, 65, 20), (2, 128, 3),
+        (0, 4, 3), (1, 1, 1), (3, 2, 0), (5, 1, 7), (65, 1, 5), (9, 3, 17), (4, 16, 31),
+        (3, 21, 33), (23, 5, 3), (12, 6, 2), (2, 32, 16), (3, 33, 5), (2, 63, 4), (2, 64, 40),
+        (3, 65, 20), (2, 128, 3),
         (2, 129, 3), (1, 256, 2), (3, 1, 260),
     ]  # fmt: skip
     for units, group, outputs in shapes:
-        yield f"({units}, {group}, {outputs})", partial(check_tuning, units=units, group=group, outputs=outputs)
+        yield (
+            f"({units}, {group}, {outputs})",
+            partial(check_tuning, units=units, group=group, outputs=outputs),
+        )
     weights = {**INPUTS, "f64": DOUBLE}
     for (name, weight), stat in itertools.product(weights.items(), (FLOAT, DOUBLE)):
-        yield f"{name} weight, {stat}", partial(check_tuning, units=5, group=20, outputs=35, stat=stat, weight_dtype=weight, padding=3, offset=1)
+        yield (
+            f"{name} weight, {stat}",
+            partial(
+                check_tuning,
+                units=5,
+                group=20,
+                outputs=35,
+                stat=stat,
+                weight_dtype=weight,
+                padding=3,
+                offset=1,
+            ),
+        )
 
 
 # ---- block_lstsq --------------------------------------------------------------------------------
@@ -343,11 +417,24 @@ def zero(system, rhs):
 
 
 def lstsq_cases() -> Iterator[tuple[str, Case]]:
-    for sizes in [[], [0], [1], [0, 1, 2, 0, 3], [12, 12, 31], [63, 64], [65], [66, 5, 130], [1, 2] * 60]:  # fmt: skip
+    for sizes in [
+        [],
+        [0],
+        [1],
+        [0, 1, 2, 0, 3],
+        [12, 12, 31],
+        [63, 64],
+        [65],
+        [66, 5, 130],
+        [1, 2] * 60,
+    ]:
         name = str(sizes) if len(sizes) < 9 else f"{len(sizes)} sites"
         yield name, partial(check_lstsq, sizes=sizes)
     for columns, dtype in itertools.product((0, 1, 15, 17, 33), (FLOAT, DOUBLE)):
-        yield f"{columns} columns, {dtype}", partial(check_lstsq, sizes=[5, 70], columns=columns, dtype=dtype, damping=0.1)
+        yield (
+            f"{columns} columns, {dtype}",
+            partial(check_lstsq, sizes=[5, 70], columns=columns, dtype=dtype, damping=0.1),
+        )
     spoils = {
         "indefinite": not_definite(3), "NaN": not_finite(4, 2, np.nan),
         "infinity": not_finite(4, 1, np.inf), "NaN rhs": rhs_not_finite(np.nan),
@@ -355,9 +442,12 @@ def lstsq_cases() -> Iterator[tuple[str, Case]]:
     }  # fmt: skip
     for name, damage in spoils.items():
         spoil = {1: damage, 3: damage}
-        yield f"{name}", partial(check_lstsq, sizes=[4, 9, 70, 72], columns=2, damping=0.01, spoil=spoil)
-    spoil = {0: not_definite(70), 1: not_finite(68, 3, np.nan)}
-    yield "late pivot", partial(check_lstsq, sizes=[75, 71, 67], spoil=spoil)
+        yield (
+            f"{name}",
+            partial(check_lstsq, sizes=[4, 9, 70, 72], columns=2, damping=0.01, spoil=spoil),
+        )
+    spoil = {0: not_definite(70), 1: not_finite(68, 3, np.nan), 3: not_finite(7, 7, np.inf)}
+    yield "late pivot", partial(check_lstsq, sizes=[75, 71, 67, 9], spoil=spoil)
 
 
 # ---- All ----------------------------------------------------------------------------------------

@@ -1,0 +1,104 @@
+"""The CUDA sources, executed on the CPU (tests/emulator) and compared with float64."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from emulated_cases import CASES, run
+from emulator import CSRC, SCHEDULES, Emulator, build
+
+pytestmark = pytest.mark.usefixtures("gcc")
+RUN = Path(__file__).resolve().parents[1] / "emulator" / "run.py"
+
+
+@pytest.fixture(scope="module")
+def emulator(gcc: None) -> Emulator:
+    return Emulator(build())
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize("name", CASES)
+def test_matches_the_reference(emulator: Emulator, name: str, schedule: str) -> None:
+    emulator.schedule(schedule)
+    for blocks in (0, 1):  # one block must do all the work if it is the only one
+        emulator.limit_grid(blocks)
+        run(emulator, name)
+
+
+# ---- Sanitizers ---------------------------------------------------------------------------------
+
+
+def run_sanitized(*command: str) -> subprocess.CompletedProcess[str]:
+    preload = [
+        subprocess.run(
+            ["g++", f"-print-file-name={name}"], capture_output=True, text=True, check=True
+        ).stdout.strip()
+        for name in ("libasan.so", "libubsan.so")
+    ]
+    if not all(Path(path).is_absolute() for path in preload):
+        pytest.skip("GCC's sanitizer libraries are not installed")
+    # Python itself leaks by design; only our accesses are of interest.
+    environment = {**os.environ, "LD_PRELOAD": " ".join(preload), "ASAN_OPTIONS": "detect_leaks=0"}
+    return subprocess.run(
+        [sys.executable, *command], env=environment, cwd=RUN.parent, capture_output=True, text=True
+    )
+
+
+@pytest.fixture(scope="module")
+def sanitized(gcc: None) -> Path:
+    return build(sanitized=True)
+
+
+def test_sanitizers_find_nothing(sanitized: Path) -> None:
+    done = run_sanitized(str(RUN), "--sanitized")
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(("columns", "results"), [(10, 121), (11, 120)], ids=["read", "write"])
+def test_sanitizers_find_an_overrun(sanitized: Path, columns: int, results: int) -> None:
+    """The control: a site of 11 units where the arrays hold one element less."""
+    done = run_sanitized(
+        "-c",
+        "import emulator, numpy as np\n"
+        f"e = emulator.Emulator({str(sanitized)!r})\n"
+        f"e.fisher_outer(np.ones((4, {columns}), 'f'), [11], np.zeros({results}, 'f'))",
+    )
+    assert done.returncode != 0
+    assert "heap-buffer-overflow" in done.stderr, done.stderr
+
+
+# ---- Barriers -----------------------------------------------------------------------------------
+
+# Files shared by several operations, and the operations that show whether they are right.
+SHARED = {
+    "syrk": ["gram"],
+    "cholesky": ["block_lstsq"],
+    "reduce": ["greedy_rearrange", "block_lstsq"],
+}
+BARRIERS = [
+    f"{source.relative_to(CSRC)}:{number}"
+    for source in sorted(CSRC.rglob("*.cuh"))
+    for number, line in enumerate(source.read_text().splitlines(), 1)
+    if re.match(r"\s*__syncthreads\(\);", line)
+]
+
+
+def test_every_barrier_is_listed() -> None:
+    calls = sum(source.read_text().count("__syncthreads(") for source in CSRC.rglob("*.cu*"))
+    assert len(BARRIERS) == calls > 0
+
+
+@pytest.mark.parametrize("barrier", BARRIERS)
+def test_no_barrier_can_be_left_out(emulator: Emulator, barrier: str) -> None:
+    """Without any one barrier some schedule gives a wrong result, so the emulator can fail."""
+    kernel = Path(barrier).stem
+    operations = SHARED.get(kernel, [kernel])
+    command = [sys.executable, str(RUN), "--without-barrier", barrier, *operations]
+    done = subprocess.run(command, capture_output=True, text=True)
+    # 3: wrong result; negative: the race made an index wild.
+    assert done.returncode == 3 or done.returncode < 0, done.stdout + done.stderr

@@ -1,0 +1,49 @@
+"""Runs the emulated cases in a process of their own, up to the first that fails.
+
+    python run.py [--sanitized] [--without-barrier FILE:LINE] [OPERATION ...]
+
+Exit status: 0 all passed, 3 a case failed (it is named), negative a crash. FILE is relative to
+csrc. The sanitized build needs libasan preloaded; see test_emulated.py.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import sys
+
+from emulated_cases import CASES, run
+from emulator import SCHEDULES, Emulator, build
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--sanitized", action="store_true")
+    parser.add_argument("--without-barrier", metavar="FILE:LINE")
+    parser.add_argument("operations", nargs="*")
+    options = parser.parse_args()
+
+    emulator = Emulator(build(options.sanitized))
+    if options.without_barrier:
+        file, line = options.without_barrier.rsplit(":", 1)
+        emulator.skip_barrier(file, int(line))
+    # Sanitizers watch addresses, which no schedule changes; races need them all.
+    settings = [("round_robin", 0), ("warp_greedy_reversed", 1)]
+    if not options.sanitized:
+        settings = list(itertools.product(reversed(SCHEDULES), (1, 0)))
+    for schedule, blocks in settings:
+        emulator.schedule(schedule)
+        emulator.limit_grid(blocks)
+        for name in CASES:
+            if options.operations and name.split(":")[0] not in options.operations:
+                continue
+            try:
+                run(emulator, name)
+            except (AssertionError, RuntimeError) as error:
+                print(f"{name} [{schedule}, at most {blocks or 'all'} blocks]: {error}")
+                return 3
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,60 @@
+"""Error bounds of the operations: ``c * k * eps`` times the size of what is summed, per element.
+
+A sum of k products in precision eps is off by at most ``(k + 1) * eps`` times the sum of their
+magnitudes (Higham 2002, section 3.1). c = 2 covers the second-order terms and the final rounding.
+Kernels may be better (float64 partial sums), not worse.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastprune.ops import reference
+
+EPS32 = torch.finfo(torch.float32).eps
+EPS64 = torch.finfo(torch.float64).eps
+
+
+def _sum_bound(k: int, eps: float, magnitude: Tensor) -> Tensor:
+    return 2 * (k + 2) * eps * magnitude
+
+
+def mask_grad(
+    x: Tensor, grad: Tensor, group: int, valid: Tensor | None = None, offsets: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    exact = reference.mask_grad(x, grad, group, valid, offsets)
+    magnitude = reference.mask_grad(x.abs(), grad.abs(), group, valid, offsets)
+    tokens = x.shape[0] if offsets is not None else x.shape[1]
+    return exact, _sum_bound(tokens * group, EPS32, magnitude)
+
+
+def fisher_outer(grads: Tensor, sizes: list[int]) -> tuple[Tensor, Tensor]:
+    magnitude = reference.fisher_outer(grads.abs(), sizes)
+    return reference.fisher_outer(grads, sizes), _sum_bound(len(grads), EPS32, magnitude)
+
+
+def gram(
+    x: Tensor, dtype: torch.dtype, columns: Tensor | None = None, valid: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    magnitude = reference.gram(x.abs(), columns, valid)
+    # f32 products over at most 256 rows, then the type of the result.
+    chunks = -(-len(x) // 256)
+    bound = _sum_bound(min(len(x), 256), EPS32, magnitude)
+    return (
+        reference.gram(x, columns, valid),
+        bound + _sum_bound(chunks, torch.finfo(dtype).eps, magnitude),
+    )
+
+
+def tuning_system(gram: Tensor, weight: Tensor, cross: Tensor, group: int) -> Any:
+    exact = reference.tuning_system(gram, weight, cross, group)
+    magnitudes = reference.tuning_system(gram.abs(), weight.abs(), cross.abs(), group)
+    k = weight.shape[0]
+    # CUDA forms W^T W in f32 tiles; block sums are f64 everywhere.
+    eps = EPS32 if weight.is_cuda else EPS64
+    return exact, tuple(
+        _sum_bound(k + group * group, eps, m) + torch.finfo(gram.dtype).eps * m for m in magnitudes
+    )

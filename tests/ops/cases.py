@@ -1,0 +1,206 @@
+"""The inputs of the operations: one declarative list for correctness, opcheck and benchmarks.
+
+A case names an operation, its extents, a dtype and what is awkward about it. ``arguments`` makes
+the keyword arguments of the wrapper in ``fastprune.ops``; the same case always gives the same
+numbers.
+"""
+
+from __future__ import annotations
+
+import zlib
+from dataclasses import dataclass
+from itertools import groupby, product
+from typing import Any
+
+import torch
+from torch import Tensor
+
+F32, BF16, F16, F64 = torch.float32, torch.bfloat16, torch.float16, torch.float64
+
+
+@dataclass(frozen=True)
+class Case:
+    op: str
+    extents: tuple[int, ...]
+    """Per operation: see the function of the same name below."""
+    dtype: torch.dtype = F32
+    traits: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        runs = [(extent, len(list(run))) for extent, run in groupby(self.extents)]
+        extents = "x".join(str(extent) if n == 1 else f"{n}*{extent}" for extent, n in runs)
+        return "-".join([self.op, extents, str(self.dtype)[6:], *self.traits])
+
+    def arguments(self, device: torch.device | str = "cpu") -> dict[str, Any]:
+        generator = torch.Generator().manual_seed(zlib.crc32(str(self).encode()))
+        values = _MAKERS[self.op](self, generator)
+        return {k: v.to(device) if isinstance(v, Tensor) else v for k, v in values.items()}
+
+
+def _normal(generator: torch.Generator, *shape: int, dtype: torch.dtype = F32) -> Tensor:
+    return torch.randn(*shape, generator=generator).to(dtype)
+
+
+def _laid_out(values: Tensor, traits: tuple[str, ...]) -> Tensor:
+    """The same numbers in an awkward place."""
+    if "gaps" in traits:  # rows further apart than they are long, and not 16-byte aligned
+        wide = values.new_full((*values.shape[:-1], values.shape[-1] + 3), float("nan"))
+        wide[..., 1:-2] = values
+        return wide[..., 1:-2]
+    if "transposed" in traits:  # columns are not contiguous
+        return values.mT.contiguous().mT
+    return values
+
+
+def _valid(generator: torch.Generator, *shape: int) -> Tensor:
+    return torch.rand(*shape, generator=generator) > 0.3
+
+
+def _mask_grad(case: Case, g: torch.Generator) -> dict[str, Any]:
+    """samples, tokens, units, group; padding holds NaN and infinity."""
+    samples, tokens, units, group = case.extents
+    shape = (samples, tokens, units * group)
+    x, grad = (_normal(g, *shape, dtype=case.dtype) for _ in range(2))
+    result: dict[str, Any] = {"group": group}
+    if "valid" in case.traits:
+        valid = _valid(g, samples, tokens)
+        x[~valid], grad[~valid] = float("nan"), float("inf")
+        result["valid"] = valid
+    if "packed" in case.traits:
+        x, grad = x.flatten(0, 1), grad.flatten(0, 1)
+        cuts = torch.randint(0, len(x) + 1, (samples + 1,), generator=g)
+        result["offsets"] = cuts.sort().values
+    return {"x": _laid_out(x, case.traits), "grad": _laid_out(grad, case.traits), **result}
+
+
+def _fisher_outer(case: Case, g: torch.Generator) -> dict[str, Any]:
+    """rows, then the size of every site."""
+    rows, *sizes = case.extents
+    grads = _normal(g, rows, sum(sizes), dtype=case.dtype)
+    return {"grads": _laid_out(grads, case.traits), "sizes": sizes}
+
+
+def _greedy_rearrange(case: Case, g: torch.Generator) -> dict[str, Any]:
+    """problems, then the size of every site; trait "tied" makes equal costs frequent."""
+    problems, *sizes = case.extents
+    factors = [torch.randn(n, n + 3, generator=g) for n in sizes]
+    if "tied" in case.traits:
+        factors = [factor.round() for factor in factors]
+    blocks = torch.cat([torch.zeros(0), *[(f @ f.T).flatten() for f in factors]])
+    masks = (torch.rand(problems, sum(sizes), generator=g) > 0.5).float()
+    return {"blocks": blocks, "sizes": sizes, "masks": masks}
+
+
+def _gram(case: Case, g: torch.Generator) -> dict[str, Any]:
+    """rows, width; trait "columns" takes some of them, out of order."""
+    rows, width = case.extents
+    x = _normal(g, rows, width, dtype=case.dtype)
+    result: dict[str, Any] = {"dtype": F32 if "sum32" in case.traits else F64}
+    if "valid" in case.traits:
+        result["valid"] = _valid(g, rows)
+        x[~result["valid"]] = float("nan")
+    if "columns" in case.traits:
+        result["columns"] = torch.randperm(width, generator=g)[: (width + 1) // 2]
+    return {"x": _laid_out(x, case.traits), **result}
+
+
+def _tuning_system(case: Case, g: torch.Generator) -> dict[str, Any]:
+    """units, group, outputs; the dtype is that of the weight."""
+    units, group, outputs = case.extents
+    columns = units * group
+    statistics = F32 if "sum32" in case.traits else F64
+    x = torch.randn(columns + 2, columns, generator=g, dtype=F64)
+    return {
+        "gram": (x.T @ x).to(statistics),
+        "weight": _laid_out(_normal(g, outputs, columns, dtype=case.dtype), case.traits),
+        "cross": torch.randn(columns, outputs, generator=g, dtype=F64).to(statistics),
+        "group": group,
+    }
+
+
+def _block_lstsq(case: Case, g: torch.Generator) -> dict[str, Any]:
+    """right-hand sides, then the size of every system; well conditioned."""
+    columns, *sizes = case.extents
+    factors = [torch.randn(n, 2 * n + 1, generator=g, dtype=F64) for n in sizes]
+    systems = torch.cat([torch.zeros(0, dtype=F64), *[(f @ f.T).flatten() for f in factors]])
+    rhs = torch.randn(sum(sizes), columns, generator=g, dtype=F64)
+    return {
+        "systems": systems.to(case.dtype),
+        "rhs": rhs.to(case.dtype),
+        "sizes": sizes,
+        "damping": 1e-2,
+    }
+
+
+_MAKERS = {
+    "mask_grad": _mask_grad,
+    "fisher_outer": _fisher_outer,
+    "greedy_rearrange": _greedy_rearrange,
+    "gram": _gram,
+    "tuning_system": _tuning_system,
+    "block_lstsq": _block_lstsq,
+}
+
+
+def _cases(
+    op: str,
+    extents: list[tuple[int, ...]],
+    dtypes: tuple[torch.dtype, ...] = (F32,),
+    traits: tuple[tuple[str, ...], ...] = ((),),
+) -> list[Case]:
+    return [Case(op, *choice) for choice in product(extents, dtypes, traits)]
+
+
+# Extents are chosen to hurt: nothing, one, primes, and one off the widths of packed panels (6 to
+# 48), tiles (96, 192, 64, 128) and row chunks (256).
+CASES = [
+    *_cases(
+        "mask_grad",
+        [(0, 4, 2, 3), (1, 0, 2, 1), (1, 1, 1, 1), (3, 7, 5, 1), (2, 33, 3, 16), (5, 9, 129, 1)],
+        (F32, BF16, F16),
+        ((), ("valid",), ("packed",), ("gaps",), ("transposed",), ("valid", "gaps")),
+    ),
+    *_cases("mask_grad", [(2, 17, 4, 64), (1, 128, 1021, 1)], (F32, BF16), (("valid",),)),
+    *_cases(
+        "fisher_outer",
+        [(0, 3), (5, 0), (1, 1), (7, 2, 0, 13), (255, 12, 47), (257, 49, 1), (33, 97, 5, 193)],
+        (F32, BF16, F16),
+        ((), ("gaps",), ("transposed",)),
+    ),
+    *_cases("fisher_outer", [(3,), (64, 769)]),
+    *_cases(
+        "greedy_rearrange",
+        [(0, 4), (1, 1), (2, 0, 3), (3, 12, 7, 31), (2, 65, 128), (1, 257)],
+        traits=((), ("tied",)),
+    ),
+    *_cases(
+        "gram",
+        [(0, 5), (3, 0), (1, 1), (37, 23), (256, 48), (257, 97), (511, 193)],
+        (F32, BF16, F16),
+        ((), ("valid",), ("columns",), ("gaps",), ("transposed",), ("valid", "columns", "sum32")),
+    ),
+    *_cases("gram", [(300, 771)], (F32,), (("valid",), ("sum32",))),
+    *_cases(
+        "tuning_system",
+        [(0, 1, 3), (3, 2, 0), (1, 1, 1), (5, 3, 7), (12, 8, 31), (97, 1, 65), (3, 67, 129)],
+        (F32, BF16, F16, F64),
+        ((), ("sum32",), ("gaps",)),
+    ),
+    *_cases("tuning_system", [(2, 211, 40), (193, 1, 257)]),
+    *_cases(
+        "block_lstsq",
+        [(1,), (0, 3), (1, 0, 1, 2), (3, 12, 7, 31), (33, 64, 65), (5, 191, 192, 193)],
+        (F32, F64),
+    ),
+    *_cases("block_lstsq", [(1, 385), (40, 577), (200, 400)], (F64,)),
+]
+
+# What Transformers of base size bring, for benchmarks.
+BENCHMARKS = [
+    *_cases("mask_grad", [(32, 128, 12, 64), (32, 128, 3072, 1)], (F32, BF16), (("valid",),)),
+    *_cases("fisher_outer", [(256, 12, 3072), (2048, 12, 3072)]),
+    *_cases("greedy_rearrange", [(4, 12, 384, 12, 384)]),
+    *_cases("gram", [(2048, 768), (2048, 3072)], (F32, BF16)),
+    *_cases("tuning_system", [(12, 64, 768), (3072, 1, 768)]),
+    *_cases("block_lstsq", [(1, *[12] * 24), (1, 1536), (768, 768), (768, 3072)], (F64,)),
+]

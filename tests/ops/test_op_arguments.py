@@ -1,0 +1,92 @@
+"""Bad arguments end in one clear line, before any kernel runs."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+from fastprune import ops
+from fastprune.errors import FastpruneError
+
+X = torch.zeros(2, 3, 8)
+BAD: list[tuple[str, Callable[[], Any], str]] = [
+    ("dtype", lambda: ops.mask_grad(X.double(), X.double(), 2), "x must be float32"),
+    ("mixed dtypes", lambda: ops.mask_grad(X, X.half(), 2), "grad must be float32"),
+    ("shape", lambda: ops.mask_grad(X, X[:1], 2), "grad must have shape [2, 3, 8]"),
+    ("group", lambda: ops.mask_grad(X, X, 3), "group 3 does not divide the 8 columns"),
+    ("no group", lambda: ops.mask_grad(X, X, 0), "group 0"),
+    ("flat", lambda: ops.mask_grad(X[0], X[0], 2), "x must be [samples, tokens, columns]"),
+    (
+        "valid",
+        lambda: ops.mask_grad(X, X, 2, valid=torch.ones(2, 4)),
+        "valid must have shape [2, 3]",
+    ),
+    (
+        "both layouts",
+        lambda: ops.mask_grad(X[0], X[0], 2, valid=X, offsets=torch.tensor([0, 3])),
+        "not both",
+    ),
+    (
+        "offsets",
+        lambda: ops.mask_grad(X[0], X[0], 2, offsets=torch.tensor([0, 4])),
+        "offsets must ascend within [0, 3]",
+    ),
+    (
+        "descending",
+        lambda: ops.mask_grad(X[0], X[0], 2, offsets=torch.tensor([0, 2, 1])),
+        "offsets must ascend",
+    ),
+    ("sizes", lambda: ops.fisher_outer(X[0], [5]), "grads must have shape [3, 5]"),
+    ("negative", lambda: ops.fisher_outer(X[0], [9, -1]), "must not be negative"),
+    (
+        "accumulator",
+        lambda: ops.fisher_outer(X[0], [8], out=torch.zeros(8, 8).T),
+        "out must have shape [64]",
+    ),
+    (
+        "strided accumulator",
+        lambda: ops.gram(X, out=torch.zeros(8, 16).double()[:, ::2]),
+        "out must be contiguous",
+    ),
+    ("half sums", lambda: ops.gram(X, dtype=torch.float16), "out must be float32, float64"),
+    ("columns", lambda: ops.gram(X, columns=torch.tensor([8])), "within [0, 8)"),
+    ("index type", lambda: ops.gram(X, columns=torch.tensor([1.0])), "columns must be int64"),
+    (
+        "masks",
+        lambda: ops.greedy_rearrange(torch.zeros(9), [3], torch.ones(4)),
+        "masks must have shape [3]",
+    ),
+    (
+        "gram",
+        lambda: ops.tuning_system(torch.zeros(7, 7), X[0], torch.zeros(8, 3), 2),
+        "gram must have shape [8, 8]",
+    ),
+    ("damping", lambda: ops.block_lstsq(torch.ones(1), torch.ones(1), [1], -1.0), "damping"),
+    (
+        "huge",
+        lambda: ops.block_lstsq(torch.ones(1).expand(4097**2), torch.ones(4097), [4097], 0.0),
+        "4097 > 4096",
+    ),
+]
+
+
+@pytest.mark.parametrize(("call", "message"), [b[1:] for b in BAD], ids=[b[0] for b in BAD])
+def test_wrapper_names_the_cause(call: Callable[[], Any], message: str) -> None:
+    with pytest.raises(FastpruneError, match=re.escape(message)) as caught:
+        call()
+    assert isinstance(caught.value, ValueError)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_operation_itself_checks_too() -> None:
+    native = torch.ops.fastprune
+    with pytest.raises((RuntimeError, ValueError)):
+        native.mask_grad(X, X, 3, None, None)
+    with pytest.raises((RuntimeError, ValueError)):
+        native.gram(torch.zeros(8, 8), X[0], torch.tensor([99] * 8), None)
+    with pytest.raises((RuntimeError, ValueError)):
+        native.fisher_outer(torch.zeros(3), X[0], [8])
