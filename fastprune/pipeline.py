@@ -20,7 +20,7 @@ from fastprune.device import device_of, resolve_dtype
 from fastprune.evaluation.latency import measure_latency
 from fastprune.evaluation.scorer import Scorer
 from fastprune.inputs import Reader, check_finite, computable, load_model, load_tokenizer
-from fastprune.parity import lsmr_scales, staged_teacher_budget
+from fastprune.parity import RELEASED_TUNER, staged_teacher_budget
 from fastprune.report import Latency, Report, Score, Size, Stopwatch
 from fastprune.selection import rearrange_masks, select_masks
 from fastprune.selection.methods import unit_importance
@@ -292,8 +292,8 @@ class _Run:
 
     def _tune(self, pruned: nn.Module, masks: _Masks) -> list[SiteTuning]:
         settings = self._settings
-        solver = lsmr_scales if settings.parity else TUNERS[settings.tune]
-        if solver is None:
+        tuner = RELEASED_TUNER if settings.parity else TUNERS[settings.tune]
+        if tuner is None:
             return []
         teacher = self._dense
         if masks.teacher is not None:
@@ -302,11 +302,9 @@ class _Run:
             teacher,
             pruned,
             self._samples,
-            solver,
+            tuner,
             batch_size=settings.batch_size,
             dtype=settings.dtype,
-            skip_first_attention=settings.parity,
-            stop_at_failure=settings.parity,
             progress=self._progress,
         )
 

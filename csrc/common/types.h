@@ -17,8 +17,8 @@ enum class Status : int32_t {
   launch_failed = 3,  // the CUDA runtime refused the launch
 };
 
-// Runs task(0) .. task(count - 1), in any order and possibly at once: how a CPU kernel with dependent
-// phases uses the caller's threads.
+// Runs task(0) .. task(count - 1), in any order and possibly at once: how a CPU kernel with
+// dependent phases uses the caller's threads.
 using TaskRunner = std::function<void(int64_t count, const std::function<void(int64_t)>& task)>;
 
 // A CUDA stream, opaque so that CPU translation units need no CUDA header.

@@ -12,8 +12,8 @@
 namespace fastprune {
 
 struct FisherOuterArgs {
-  const void* grads;   // [rows, sum(sizes)], dtype; columns contiguous
-  DType dtype;         // f32, bf16 or f16
+  const void* grads;  // [rows, sum(sizes)], dtype; columns contiguous
+  DType dtype;        // f32, bf16 or f16
   int64_t rows;
   int64_t row_stride;  // elements between rows
   int64_t sites;

@@ -15,9 +15,9 @@
 namespace fastprune {
 
 struct GreedyRearrangeArgs {
-  const float* blocks;   // [sum(sizes^2)], layout of fisher_outer
-  const float* masks;    // [problems, sum(sizes)] contiguous, nonzero = kept
-  int64_t problems;      // independent masks (budgets)
+  const float* blocks;  // [sum(sizes^2)], layout of fisher_outer
+  const float* masks;   // [problems, sum(sizes)] contiguous, nonzero = kept
+  int64_t problems;     // independent masks (budgets)
   int64_t sites;
   const int64_t* sizes;  // [sites], host memory
   float* out;            // [problems, sum(sizes)] contiguous, 0 or 1

@@ -17,12 +17,12 @@ struct MaskGradArgs {
   int64_t samples;
   int64_t tokens;  // per sample (padded layout only)
   int64_t units;
-  int64_t group;           // columns per unit; a row has units * group columns
-  int64_t x_strides[2];    // elements between samples, between tokens (packed: [0] is unused)
+  int64_t group;         // columns per unit; a row has units * group columns
+  int64_t x_strides[2];  // elements between samples, between tokens (packed: [0] is unused)
   int64_t grad_strides[2];
   const uint8_t* valid;    // padded: [samples, tokens] contiguous, 0 = padding; null = all valid
-  const int64_t* offsets;  // packed: [samples + 1], sample i owns token rows offsets[i]..offsets[i+1];
-                           // null = padded layout
+  const int64_t* offsets;  // packed: [samples + 1], sample i owns token rows
+                           // offsets[i]..offsets[i+1]; null = padded layout
   float* out;              // [samples, units] contiguous, overwritten
 };
 

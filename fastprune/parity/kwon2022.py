@@ -19,7 +19,7 @@ from torch import Tensor
 from fastprune import ops
 from fastprune.budget import Budget
 from fastprune.structure.site import Site
-from fastprune.tuning.solvers import SolveFailure, Update, apply_scales
+from fastprune.tuning.solvers import SolveFailure, Tuner, Update, apply_scales
 from fastprune.tuning.system import LeastSquares
 
 # LSMR's reasons to stop that count as success: x = 0, or a solution within atol/btol.
@@ -72,3 +72,7 @@ def _with_constant(
     # Around one: the constant, too, is measured from 1.
     shifted = torch.cat([rhs - border, system.error_sum.sum()[None] - corner])
     return torch.cat([top, bottom]), shifted
+
+
+RELEASED_TUNER = Tuner(lsmr_scales, first_attention=False, stop_at_failure=True)
+"""Mask tuning with the order and the stopping rule of the released code."""

@@ -1,5 +1,6 @@
 """How the units that stay are corrected for those that went: layer-wise least squares."""
 
+from fastprune.tuning.solvers import Tuner
 from fastprune.tuning.tune import TUNERS, SiteTuning, tune
 
-__all__ = ["TUNERS", "SiteTuning", "tune"]
+__all__ = ["TUNERS", "SiteTuning", "Tuner", "tune"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -29,6 +30,25 @@ class Update:
 
     weight: Tensor
     bias: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Tuner:
+    """A way to tune.
+
+    Attributes:
+        solve: a better projection for a site, from its least-squares problem, its weight
+            [outputs, columns] and its bias [outputs] or None.
+        emptied: also visit FFNs that lost every filter, whose bias can still be corrected.
+        first_attention: whether the first attention sublayer is tuned.
+        stop_at_failure: whether one site that fails ends all tuning; otherwise it alone keeps its
+            values.
+    """
+
+    solve: Callable[[Site, LeastSquares, Tensor, Tensor | None], Update]
+    emptied: bool = False
+    first_attention: bool = True
+    stop_at_failure: bool = False
 
 
 class SolveFailure(Exception):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import torch
@@ -15,15 +15,14 @@ from fastprune.progress import progress_bar
 from fastprune.structure import Site, find_sites, get_projection, set_projection
 from fastprune.structure.declaration import anatomy
 from fastprune.tuning.readout import Readout, find_readout
-from fastprune.tuning.solvers import SolveFailure, Update, reconstruct_weights, scale_units
+from fastprune.tuning.solvers import SolveFailure, Tuner, reconstruct_weights, scale_units
 from fastprune.tuning.system import LeastSquares
 from fastprune.tuning.tape import record
 from fastprune.tuning.walk import Walk
 
-Solver = Callable[[Site, LeastSquares, Tensor, Tensor | None], Update]
-TUNERS: dict[str, Solver | None] = {
-    "weights": reconstruct_weights,
-    "scale": scale_units,
+TUNERS: dict[str, Tuner | None] = {
+    "weights": Tuner(reconstruct_weights, emptied=True),
+    "scale": Tuner(scale_units),
     "none": None,
 }
 """Ways to tune, by the name users give."""
@@ -50,12 +49,10 @@ def tune(
     teacher: nn.Module,
     student: nn.Module,
     samples: Samples,
-    solver: Solver,
+    tuner: Tuner,
     *,
     batch_size: int = 32,
     dtype: torch.dtype = torch.float32,
-    skip_first_attention: bool = False,
-    stop_at_failure: bool = False,
     progress: bool = False,
 ) -> list[SiteTuning]:
     """Tune the output projections of ``student`` in place, first layer to last.
@@ -68,12 +65,9 @@ def tune(
         teacher: the model to imitate; same layers as the student.
         student: a pruned model; only its output projections change.
         samples: calibration samples; labels are not used. Padding contributes nothing.
-        solver: one of :data:`TUNERS`.
+        tuner: one of :data:`TUNERS`.
         batch_size: samples per forward pass.
         dtype: autocast type of the forward passes; sums and solves are float64.
-        skip_first_attention: leave the first attention sublayer as it is (strict parity).
-        stop_at_failure: leave everything after a site that fails (strict parity); otherwise only
-            that site keeps its values.
         progress: show a progress bar.
 
     Returns:
@@ -81,11 +75,9 @@ def tune(
     """
     outcomes = []
     with evaluation_mode(teacher, student):
-        for outcome in _tune_sites(
-            teacher, student, samples, solver, batch_size, dtype, skip_first_attention, progress
-        ):
+        for outcome in _tune_sites(teacher, student, samples, tuner, batch_size, dtype, progress):
             outcomes.append(outcome)
-            if outcome.failure is not None and stop_at_failure:
+            if outcome.failure is not None and tuner.stop_at_failure:
                 break
     return outcomes
 
@@ -94,14 +86,13 @@ def _tune_sites(
     teacher: nn.Module,
     student: nn.Module,
     samples: Samples,
-    solver: Solver,
+    tuner: Tuner,
     batch_size: int,
     dtype: torch.dtype,
-    skip_first_attention: bool,
     progress: bool,
 ) -> Iterator[SiteTuning]:
     blocks = anatomy(teacher).blocks
-    sites = _tunable_sites(teacher, student)
+    sites = _tunable_sites(teacher, student, tuner)
     readout = find_readout(teacher, blocks[-1], next(samples.batches(batch_size)))
     walk = Walk(
         teacher, student, record(teacher, blocks, samples.batches(batch_size), dtype), dtype
@@ -112,24 +103,24 @@ def _tune_sites(
         read = {site.name: _readout(site, readout if last else "all") for site in here}
         targets = walk.advance_teacher(layer, block, here, read)
         for site in here:
-            if skip_first_attention and layer == 0 and site.kind == "attention":
-                continue
             system = walk.least_squares(layer, block, site, targets, read[site.name])
-            yield _solve(student, site, system, solver, targets[site.name])
+            yield _solve(student, site, system, tuner, targets[site.name])
         if not last:
             walk.advance_student(layer, block)
 
 
-def _tunable_sites(teacher: nn.Module, student: nn.Module) -> Sequence[Site]:
-    """The student's sites, and FFNs that lost every filter: their bias can still be corrected."""
+def _tunable_sites(teacher: nn.Module, student: nn.Module, tuner: Tuner) -> list[Site]:
+    """The sites to visit, in forward order, as wide as they are in the student."""
     left = {site.name: site for site in find_sites(student)}
-    emptied = {
-        site.name: replace(site, units=0)
-        for site in find_sites(teacher)
-        if site.kind == "ffn" and site.name not in left
-    }
-    found = {**left, **emptied}
-    return [found[site.name] for site in find_sites(teacher) if site.name in found]
+    sites = []
+    for site in find_sites(teacher):
+        if site.layer == 0 and site.kind == "attention" and not tuner.first_attention:
+            continue
+        if site.name in left:
+            sites.append(left[site.name])
+        elif tuner.emptied and site.kind == "ffn":
+            sites.append(replace(site, units=0))
+    return sites
 
 
 def _readout(site: Site, readout: Readout) -> Readout:
@@ -137,13 +128,13 @@ def _readout(site: Site, readout: Readout) -> Readout:
 
 
 def _solve(
-    student: nn.Module, site: Site, system: LeastSquares, solver: Solver, targets: list[Tensor]
+    student: nn.Module, site: Site, system: LeastSquares, tuner: Tuner, targets: list[Tensor]
 ) -> SiteTuning:
     weight, bias = get_projection(student, site)
     scale = sum(float(target.square().sum(dtype=torch.float64)) for target in targets)
     relative = float(system.error) / max(scale, torch.finfo(torch.float64).tiny)
     try:
-        update = solver(site, system, weight, bias)
+        update = tuner.solve(site, system, weight, bias)
         set_projection(student, site, update.weight, update.bias)
     except (SolveFailure, NumericalError) as failure:
         return SiteTuning(site.name, relative, str(failure))

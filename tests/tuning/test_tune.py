@@ -9,7 +9,7 @@ from tiny_models import FAMILIES, random_masks, tiny
 
 from fastprune import compact, find_sites
 from fastprune.structure import get_projection, masked, set_projection
-from fastprune.tuning import TUNERS, tune
+from fastprune.tuning import TUNERS, Tuner, tune
 from fastprune.tuning.readout import find_readout
 
 def samples_for(family: str):
@@ -118,13 +118,13 @@ def test_a_site_that_cannot_be_solved_keeps_its_values_and_spoils_nothing():
     student = compact(model, random_masks(sites))
     broken = find_sites(student)[2]
 
-    def solver(site, system, weight, bias):
+    def solve(site, system, weight, bias):
         if site.name == broken.name:
             system.gram[0] = float("nan")
-        return TUNERS["weights"](site, system, weight, bias)
+        return TUNERS["weights"].solve(site, system, weight, bias)
 
     kept = get_projection(student, broken)[0].clone()
-    report = {entry.site: entry for entry in tune(model, student, samples_for("bert"), solver)}
+    report = {entry.site: entry for entry in tune(model, student, samples_for("bert"), Tuner(solve))}
     assert torch.equal(get_projection(student, broken)[0], kept)
     failures = [name for name, entry in report.items() if entry.failure]
     assert failures == [broken.name]

@@ -1,0 +1,182 @@
+"""The command line as people use and misuse it, on a tiny model in a real directory."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+import torch
+from click.testing import CliRunner
+from tiny_models import tiny
+
+import fastprune
+from fastprune.cli import main
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory, tokenizer):
+    """A tiny classifier with its tokenizer, and data files good and bad."""
+    root = tmp_path_factory.mktemp("cli")
+    model = tiny("bert").float()
+    fastprune.save_pretrained(model, root / "model", tokenizer)
+    words = ["good", "bad", "the cat sat", "a dog ran", "very good film", "the house was bad"]
+    rows = [f"{words[i % 6]} {words[(i * 5 + 1) % 6]}\t{i % 2}" for i in range(40)]
+    (root / "train.tsv").write_text("sentence\tlabel\n" + "\n".join(rows) + "\n")
+    (root / "eval.tsv").write_text("sentence\tlabel\n" + "\n".join(rows[:20]) + "\n")
+    (root / "empty.tsv").write_text("sentence\tlabel\n")
+    (root / "unlabelled.tsv").write_text("sentence\ngood\nbad\n")
+    (root / "strange.tsv").write_text("sentence\tlabel\ngood\t0\nbad\t7\n")
+    return root
+
+
+def run(*arguments: object):
+    return CliRunner().invoke(main, [str(a) for a in arguments])
+
+
+def prune_arguments(root, out, *extra):
+    return [
+        "prune", root / "model", "--train", root / "train.tsv", "--eval", root / "eval.tsv",
+        "--samples", 16, "--out", out, *extra,
+    ]  # fmt: skip
+
+
+def test_prune_writes_a_model_that_reloads_and_a_report(workspace, tmp_path):
+    result = run(*prune_arguments(workspace, tmp_path / "out", "--budget", "macs=0.6"))
+    assert result.exit_code == 0, result.output
+    assert "faster" in result.output
+    report = json.loads((tmp_path / "out" / "fastprune_report.json").read_text())
+    assert report["macs"]["kept"] <= 0.6
+    scored = run("eval", tmp_path / "out", "--data", workspace / "eval.tsv", "--json")
+    assert json.loads(scored.output)["score"] == report["pruned"]["score"]
+
+
+def test_several_budgets_make_one_directory_each(workspace, tmp_path):
+    out = tmp_path / "out"
+    result = run(
+        *prune_arguments(workspace, out, "--budget", "macs=0.6", "--budget", "params=0.4", "--json")
+    )
+    assert result.exit_code == 0, result.output
+    assert [r["budget"] for r in json.loads(result.output)] == ["macs=0.6", "params=0.4"]
+    assert sorted(p.name for p in out.iterdir()) == ["macs-0.6", "params-0.4"]
+
+
+def test_quiet_prints_nothing(workspace, tmp_path):
+    result = run(*prune_arguments(workspace, tmp_path / "out", "--quiet"))
+    assert (result.exit_code, result.output) == (0, "")
+
+
+def test_inspect_proves_the_sites(workspace):
+    result = run("inspect", workspace / "model", "--json")
+    found = json.loads(result.output)
+    assert found["proof"] is True
+    assert [site["units"] for site in found["sites"]] == [4, 37] * 3
+    assert "holds" in run("inspect", workspace / "model").output
+
+
+def test_doctor_checks_every_operation():
+    result = run("doctor", "--json")
+    found = json.loads(result.output)
+    assert result.exit_code == 0
+    assert found["healthy"]
+    assert set(found["self_check"]["cpu"]) == {
+        "mask_grad", "fisher_outer", "greedy_rearrange", "gram", "tuning_system", "block_lstsq",
+    }  # fmt: skip
+    assert "healthy" in run("doctor").output
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        (["--budget", "macs=0"], "positive"),
+        (["--budget", "macs=1"], "between 0 and 1"),
+        (["--budget", "macs=0.00001"], "smallest"),
+        (["--budget", "flops=0.5"], "macs and params"),
+        (["--train", "{root}/missing.tsv"], "missing.tsv"),
+        (["--train", "{root}/empty.tsv"], "empty.tsv"),
+        (["--train", "{root}/strange.tsv", "--samples", "2"], "7"),
+        (["--eval", "{root}/unlabelled.tsv"], "label"),
+        (["--eval", "{root}/strange.tsv"], "7"),
+        (["--label-column", "stars"], "stars"),
+        (["--text-columns", "review"], "review"),
+        (["--metric", "acuracy"], "accuracy"),
+        (["--samples", "41"], "41"),
+        (["--device", "cuda:7"], "cuda:7"),
+        (["--dtype", "int4"], "int4"),
+    ],
+    ids=str,
+)
+def test_misuse_is_one_line_and_leaves_nothing(workspace, tmp_path, changes, reason):
+    changes = [change.format(root=workspace) for change in changes]
+    result = run(*prune_arguments(workspace, tmp_path / "out", *changes))
+    assert result.exit_code == 1
+    (line,) = result.output.strip().splitlines()
+    assert line.startswith("fastprune: error: ")
+    assert reason in line
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("model", ["missing", "file.txt", "empty", "truncated", "weightless"])
+def test_models_that_cannot_be_loaded(workspace, tmp_path, model):
+    path = tmp_path / model
+    if model == "file.txt":
+        path.write_text("not a model")
+    elif model == "empty":
+        path.mkdir()
+    elif model in ("truncated", "weightless"):
+        shutil.copytree(workspace / "model", path)
+        weights = path / "model.safetensors"
+        if model == "weightless":
+            weights.unlink()
+        else:
+            weights.write_bytes(weights.read_bytes()[:1000])
+    result = run("prune", path, "--train", workspace / "train.tsv", "--out", tmp_path / "out")
+    assert result.exit_code == 1
+    assert len(result.output.strip().splitlines()) == 1, result.output
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_existing_directory_needs_overwrite(workspace, tmp_path):
+    out = tmp_path / "out"
+    assert run(*prune_arguments(workspace, out, "--quiet")).exit_code == 0
+    before = (out / "model.safetensors").read_bytes()
+    refused = run(*prune_arguments(workspace, out, "--budget", "macs=0.3"))
+    assert refused.exit_code == 1
+    assert "--overwrite" in refused.output
+    assert (out / "model.safetensors").read_bytes() == before
+    allowed = run(*prune_arguments(workspace, out, "--budget", "macs=0.3", "--overwrite"))
+    assert allowed.exit_code == 0
+    assert (out / "model.safetensors").read_bytes() != before
+
+
+def test_a_pruned_model_prunes_further(workspace, tmp_path):
+    run(*prune_arguments(workspace, tmp_path / "one", "--budget", "macs=0.7", "--quiet"))
+    arguments = prune_arguments(workspace, tmp_path / "two", "--budget", "macs=0.6", "--json")
+    arguments[1] = tmp_path / "one"
+    result = run(*arguments)
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.output)["macs"]["kept"] <= 0.6
+
+
+@pytest.mark.parametrize(
+    "moment", ["fastprune.pipeline.collect_statistics", "safetensors.torch.serialize_file"]
+)
+def test_an_interrupt_leaves_nothing_behind(workspace, tmp_path, monkeypatch, moment):
+    def interrupt(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(moment, interrupt)
+    result = run(*prune_arguments(workspace, tmp_path / "out"))
+    assert result.exit_code == 130
+    assert result.output.strip().splitlines()[-1].startswith("fastprune: interrupted")
+    assert not list(tmp_path.iterdir())
+
+
+def test_half_precision_checkpoints_keep_their_type(workspace, tmp_path, tokenizer):
+    fastprune.save_pretrained(tiny("bert").to(torch.bfloat16), tmp_path / "half", tokenizer)
+    result = run(
+        "prune", tmp_path / "half", "--train", workspace / "train.tsv", "--samples", 16, "--out",
+        tmp_path / "out", "--quiet",
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    assert fastprune.load_pretrained(tmp_path / "out").dtype == torch.bfloat16
