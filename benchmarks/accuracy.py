@@ -20,9 +20,11 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from fastprune import prune
+from fastprune import parse_budget
 from fastprune.demo import encoder_directory, text_corpus
+from fastprune.pipeline import prune_to_budgets
 from fastprune.report import versions
+from fastprune.settings import Settings
 
 ROOT = Path(__file__).resolve().parent.parent
 BUDGETS = (0.7, 0.5, 0.4, 0.3)
@@ -61,15 +63,15 @@ def main() -> None:
     common, rows = CASES[arguments.case]()
     results: dict[str, list[dict[str, Any]]] = {}
     for name, options in rows.items():
-        found = prune(
-            budget=list(BUDGETS),
+        settings = Settings(
+            budgets=tuple(map(parse_budget, BUDGETS)),
             samples=SAMPLES,
             seed=arguments.seed,
             latency=False,
             progress=True,
-            **common,
             **options,
         )
+        found = prune_to_budgets(settings=settings, **common)
         results[name] = [summary(result.report.to_dict()) for result in found]
     target = ROOT / "benchmarks" / "results" / f"accuracy_{arguments.case}.json"
     target.parent.mkdir(exist_ok=True)

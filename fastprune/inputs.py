@@ -81,7 +81,8 @@ def load_model(
     if isinstance(model, nn.Module):
         return model if device == "auto" else model.to(resolve_device(device))
     target = resolve_device(device)
-    return load_pretrained(model).to(target)
+    loaded: nn.Module = load_pretrained(model)
+    return loaded.to(target)
 
 
 def computable(model: nn.Module) -> nn.Module:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, overload
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -65,22 +65,10 @@ class PruneResult:
         )
 
 
-@overload
-def prune(
-    model: nn.Module | str | os.PathLike[str], data: Any, budget: BudgetLike = ..., **options: Any
-) -> PruneResult: ...
-
-
-@overload
-def prune(
-    model: nn.Module | str | os.PathLike[str], data: Any, budget: list[BudgetLike], **options: Any
-) -> list[PruneResult]: ...
-
-
 def prune(
     model: nn.Module | str | os.PathLike[str],
     data: Any,
-    budget: Any = "macs=0.5",
+    budget: BudgetLike = "macs=0.5",
     *,
     method: str = "fisher",
     tune: str = "weights",
@@ -104,15 +92,15 @@ def prune(
     device: str | torch.device = "auto",
     dtype: str | torch.dtype = "auto",
     progress: bool = False,
-) -> PruneResult | list[PruneResult]:
-    """Prune a fine-tuned model to one or several budgets, without retraining.
+) -> PruneResult:
+    """Prune a fine-tuned model to a budget, without retraining.
 
-    One calibration serves all budgets. The weights of the model handed in are not changed.
+    The weights of the model handed in are not changed.
 
     Args:
         model: a Hugging Face model, or the path or hub id of one.
         data: calibration data in any form :func:`fastprune.load_samples` reads.
-        budget: ``"macs=0.5"``, ``"params=0.6"``, ``"macs=250M"``; a list gives a list of results.
+        budget: ``"macs=0.5"``, ``"params=0.6"``, ``{"macs": 0.5}``, ``"macs=250M"``.
         method: how units are chosen: ``"fisher"``, ``"magnitude"`` or ``"random"``.
         tune: how survivors are corrected: ``"weights"`` re-solves the kept output projections,
             ``"scale"`` rescales kept units, ``"none"`` leaves them.
@@ -126,7 +114,7 @@ def prune(
         seq_len: tokens at which MACs are counted; by default the mean calibration length.
         seed: of every random choice.
         fisher: per-``"sample"`` or per-``"batch"`` gradients.
-        targets: losses from ``"labels"``, from targets ``"sampled"`` from the model, or ``"auto"``:
+        targets: losses against ``"labels"``, the ``"model"``'s own outputs, or ``"auto"``:
             labels where there are any.
         rearrange: refine the masks with the block-diagonal Fisher (method ``fisher`` only).
         align: filter counts are multiples of this.
@@ -141,37 +129,67 @@ def prune(
     Raises:
         FastpruneError: anything the user can mend, in one line.
     """
-    several = isinstance(budget, (list, tuple))
     settings = Settings(
-        budgets=tuple(parse_budget(b) for b in (budget if several else [budget])),
+        budgets=(parse_budget(budget),),
         method=method,
         tune=tune,
         preset=preset,
+        metric=metric,
         samples=samples,
         batch_size=batch_size,
+        max_length=max_length,
+        seq_len=seq_len,
         seed=seed,
         fisher=fisher,
         targets=targets,
         rearrange=rearrange,
         align=align,
         uniform=uniform,
-        seq_len=seq_len,
+        text_columns=text_columns,
+        label_column=label_column,
+        latency=latency,
+        device=device,
         dtype=resolve_dtype(dtype),
-    ).with_preset()
+        progress=progress,
+    )
+    (result,) = prune_to_budgets(model, data, settings, eval_data=eval_data, tokenizer=tokenizer)
+    return result
+
+
+def prune_to_budgets(
+    model: nn.Module | str | os.PathLike[str],
+    data: Any,
+    settings: Settings,
+    *,
+    eval_data: Any = None,
+    tokenizer: Any = None,
+) -> list[PruneResult]:
+    """Prune to every budget of ``settings``; one calibration serves them all.
+
+    Arguments and errors are those of :func:`prune`.
+    """
+    settings = settings.with_preset()
     watch = Stopwatch()
     with watch.stage("load"):
-        dense = load_model(model, device)
+        dense = load_model(model, settings.device)
         if tokenizer is None and not isinstance(model, nn.Module):
             tokenizer = load_tokenizer(model, dense)
         find_sites(dense)  # an unsupported model fails before any data are read
         check_finite(dense)
-        reader = Reader(dense, tokenizer, max_length, text_columns, label_column, progress)
+        reader = Reader(
+            dense,
+            tokenizer,
+            settings.max_length,
+            settings.text_columns,
+            settings.label_column,
+            settings.progress,
+        )
         held_out = None if eval_data is None else reader.held_out(eval_data)
         calibration = reader.calibration(data, settings)
-    scorer = Scorer(held_out, metric, batch_size=batch_size, progress=progress)
-    run = _Run(dense, calibration, settings, scorer, watch, latency=latency, progress=progress)
-    results = run.results(tokenizer)
-    return results if several else results[0]
+    scorer = Scorer(
+        held_out, settings.metric, batch_size=settings.batch_size, progress=settings.progress
+    )
+    return _Run(dense, calibration, settings, scorer, watch).results(tokenizer)
 
 
 class _Run:
@@ -184,9 +202,6 @@ class _Run:
         settings: Settings,
         scorer: Scorer,
         watch: Stopwatch,
-        *,
-        latency: bool,
-        progress: bool,
     ) -> None:
         self._given = given
         self._dense = computable(given)
@@ -194,8 +209,6 @@ class _Run:
         self._settings = settings
         self._scorer = scorer
         self._watch = watch
-        self._latency = latency
-        self._progress = progress
         self._sites = find_sites(given)
         self._seq_len = settings.seq_len or samples.mean_length
 
@@ -203,8 +216,9 @@ class _Run:
         """Calibrate once, then prune to every budget."""
         dense_score = self._scorer.dense(self._dense)
         statistics = self._calibrate() if self._settings.method == "fisher" else None
+        metrics = {} if statistics is None else statistics.output_metrics()
         return [
-            self._finish(budget, masks, dense_score, tokenizer)
+            self._finish(budget, masks, metrics, dense_score, tokenizer)
             for budget, masks in self._select(statistics)
         ]
 
@@ -216,10 +230,11 @@ class _Run:
                 self._samples,
                 fisher=settings.fisher,
                 targets=settings.targets,
+                output_fisher=settings.tune == "scale" and not settings.parity,
                 batch_size=settings.batch_size,
                 seed=settings.seed,
                 dtype=settings.dtype,
-                progress=self._progress,
+                progress=self._settings.progress,
             )
 
     def _select(self, statistics: Statistics | None) -> list[tuple[Budget, _Masks]]:
@@ -242,18 +257,19 @@ class _Run:
         settings = self._settings
         prices = self._prices(budget.kind)
         kinds = uniform_kinds(self._dense) if settings.uniform else None
-        (kept,) = select_masks(
-            importance, prices, [budget], align=settings.align, uniform=kinds
-        )
+        (kept,) = select_masks(importance, prices, [budget], align=settings.align, uniform=kinds)
         if not settings.parity:
             return _Masks(kept)
-        (teacher,) = select_masks(
-            importance, prices, [staged_teacher_budget(budget, prices.dense)]
-        )
+        (teacher,) = select_masks(importance, prices, [staged_teacher_budget(budget, prices.dense)])
         return _Masks(kept, teacher)
 
     def _finish(
-        self, budget: Budget, masks: _Masks, dense_score: float | None, tokenizer: Any
+        self,
+        budget: Budget,
+        masks: _Masks,
+        metrics: dict[str, Tensor],
+        dense_score: float | None,
+        tokenizer: Any,
     ) -> PruneResult:
         settings = self._settings
         by_site = split_packed(masks.kept, self._sites)
@@ -261,7 +277,7 @@ class _Run:
         with watch.stage("compact"):
             pruned = compact(self._dense, by_site)
         with watch.stage("tune"):
-            tuning = self._tune(pruned, masks)
+            tuning = self._tune(pruned, masks, metrics)
         pruned_score = self._scorer.pruned(pruned)
         pruned.to(next(self._given.parameters()).dtype)
         report = Report(
@@ -278,7 +294,7 @@ class _Run:
             units=_units(pruned),
             timing_s=watch.report(),
             sample_ids=self._samples.ids,
-            latency_ms=self._measure(pruned) if self._latency else None,
+            latency_ms=self._measure(pruned) if settings.latency else None,
             tuning={entry.site: entry.relative_error for entry in tuning},
             warnings=[
                 f"{entry.site} keeps its untuned values: {entry.failure}"
@@ -290,7 +306,9 @@ class _Run:
         )
         return PruneResult(pruned, by_site, report, tokenizer, settings.uniform)
 
-    def _tune(self, pruned: nn.Module, masks: _Masks) -> list[SiteTuning]:
+    def _tune(
+        self, pruned: nn.Module, masks: _Masks, metrics: dict[str, Tensor]
+    ) -> list[SiteTuning]:
         settings = self._settings
         tuner = RELEASED_TUNER if settings.parity else TUNERS[settings.tune]
         if tuner is None:
@@ -303,9 +321,10 @@ class _Run:
             pruned,
             self._samples,
             tuner,
+            metrics=metrics,
             batch_size=settings.batch_size,
             dtype=settings.dtype,
-            progress=self._progress,
+            progress=self._settings.progress,
         )
 
     def _prices(self, kind: BudgetKind) -> Prices:
@@ -321,7 +340,7 @@ class _Run:
             {"dense": self._given, "pruned": pruned},
             batch=batch,
             length=length,
-            progress=self._progress,
+            progress=self._settings.progress,
         )
         return Latency(measured["dense"], measured["pruned"], batch, length)
 

@@ -12,6 +12,8 @@ from typing import Any
 
 import torch
 
+import fastprune
+
 
 @dataclass
 class Score:
@@ -134,11 +136,9 @@ class Report:
 
 def versions() -> dict[str, str]:
     """Versions that a result depends on."""
-    packages = ("fastprune", "torch", "transformers", "datasets", "numpy", "scipy")
-    found = {"python": platform.python_version()}
-    for package in packages:
-        try:
-            found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            found[package] = "not installed"
-    return found
+    packages = ("torch", "transformers", "datasets", "numpy", "scipy")
+    return {
+        "fastprune": fastprune.__version__,
+        "python": platform.python_version(),
+        **{package: importlib.metadata.version(package) for package in packages},
+    }

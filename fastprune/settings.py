@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import get_args
 
@@ -27,16 +27,23 @@ class Settings:
     method: str = "fisher"
     tune: str = "weights"
     preset: str | None = None
+    metric: str | None = None
     samples: int = 2048
     batch_size: int = 32
+    max_length: int | None = None
+    seq_len: float | None = None
     seed: int = 0
     fisher: FisherKind = "sample"
     targets: Targets = "auto"
     rearrange: bool = True
     align: int = 1
     uniform: bool = False
-    seq_len: float | None = None
+    text_columns: Sequence[str] | None = None
+    label_column: str | None = None
+    latency: bool = True
+    device: str | torch.device = "auto"
     dtype: torch.dtype = torch.float32
+    progress: bool = False
 
     def __post_init__(self) -> None:
         _known("method", self.method, METHODS)
@@ -49,9 +56,10 @@ class Settings:
             raise FastpruneError("no budget given; name one, such as macs=0.5")
         if len(set(map(str, self.budgets))) < len(self.budgets):
             raise FastpruneError("the same budget is given twice; name each budget once")
-        for name in ("samples", "batch_size", "align"):
-            if getattr(self, name) < 1:
-                raise FastpruneError(f"{name} must be at least 1, got {getattr(self, name)}")
+        for name in ("samples", "batch_size", "align", "max_length"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise FastpruneError(f"{name} must be at least 1, got {value}")
         if not 0 <= self.seed < 2**31:
             raise FastpruneError(f"seed must lie in [0, 2**31), got {self.seed}")
         if self.seq_len is not None and not 0 < self.seq_len < float("inf"):
@@ -78,6 +86,6 @@ class Settings:
         return replace(self, tune="scale", fisher="batch", targets="labels", rearrange=True)
 
 
-def _known(name: str, value: str, choices: Sequence[str] | dict[str, object]) -> None:
-    if value not in choices:
+def _known(name: str, value: str, choices: Iterable[str]) -> None:
+    if value not in list(choices):
         raise FastpruneError(f"unknown {name} {value!r}; use {', '.join(choices)}")

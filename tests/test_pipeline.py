@@ -10,8 +10,10 @@ from calibration.test_gradients import samples_for, text_samples
 from tiny_models import FAMILIES, tiny
 
 import fastprune
-from fastprune import FastpruneError, find_sites, prune
+from fastprune import FastpruneError, find_sites, parse_budget, prune
 from fastprune.errors import BudgetError, DataError, NumericalError
+from fastprune.pipeline import prune_to_budgets
+from fastprune.settings import Settings
 
 QUICK = {"samples": 7, "latency": False}
 
@@ -36,7 +38,9 @@ def test_every_family_goes_all_the_way(family, tmp_path):
     result.save_pretrained(tmp_path / "out")
     loaded = fastprune.load_pretrained(tmp_path / "out")
     batch = next(data.batches(4))
-    inputs = {k: v for k, v in batch.items() if k in ("input_ids", "attention_mask", "pixel_values")}
+    inputs = {
+        k: v for k, v in batch.items() if k in ("input_ids", "attention_mask", "pixel_values")
+    }
     with torch.no_grad():
         expected, got = result.model(**inputs)[0], loaded(**inputs)[0]
     assert torch.equal(expected, got)
@@ -89,8 +93,10 @@ def test_repeats_bitwise_and_follows_its_seed(bert, samples):
 
 
 def test_several_budgets_from_one_calibration_equal_single_runs(bert, samples):
-    together = prune(bert, samples, ["macs=0.6", "params=0.4"], **QUICK)
-    alone = [prune(bert, samples, b, **QUICK) for b in ("macs=0.6", "params=0.4")]
+    budgets = ("macs=0.6", "params=0.4")
+    settings = Settings(budgets=tuple(map(parse_budget, budgets)), **QUICK)
+    together = prune_to_budgets(bert, samples, settings)
+    alone = [prune(bert, samples, budget, **QUICK) for budget in budgets]
     for a, b in zip(together, alone, strict=True):
         assert a.report.budget == b.report.budget
         assert a.report.units == b.report.units
@@ -146,6 +152,12 @@ def test_a_uniform_model_loads_without_fastprune(tmp_path, samples, bert):
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
 
 
+def test_budgets_are_named_once():
+    for budgets in ((), (parse_budget(0.5), parse_budget("macs=0.5"))):
+        with pytest.raises(FastpruneError, match="budget"):
+            Settings(budgets=budgets)
+
+
 def test_strict_parity_tunes_by_scales_against_a_staged_teacher(bert, samples):
     result = prune(bert, samples, 0.5, preset="kwon2022", samples=16)
     assert (result.report.preset, result.report.tune) == ("kwon2022", "scale")
@@ -163,8 +175,8 @@ def test_strict_parity_tunes_by_scales_against_a_staged_teacher(bert, samples):
         ({"budget": "macs=1.2"}, BudgetError),
         ({"budget": float("nan")}, BudgetError),
         ({"budget": "macs=0.00001"}, BudgetError),
-        ({"budget": []}, FastpruneError),
-        ({"budget": ["macs=0.5", 0.5]}, FastpruneError),
+        ({"budget": ["macs=0.5"]}, BudgetError),
+        ({"max_length": 0}, FastpruneError),
         ({"method": "fischer"}, FastpruneError),
         ({"tune": "weight"}, FastpruneError),
         ({"preset": "kwon"}, FastpruneError),

@@ -55,9 +55,7 @@ class Prices:
         Raises:
             BudgetError: units of one kind that differ in price, which the search cannot rank.
         """
-        found = {
-            c for site, c in zip(self.sites, self.per_unit, strict=True) if site.kind == kind
-        }
+        found = {c for site, c in zip(self.sites, self.per_unit, strict=True) if site.kind == kind}
         if len(found) > 1:
             raise BudgetError(
                 f"{kind} units of this model differ in cost ({sorted(found)}): the Fisher search "
@@ -67,7 +65,7 @@ class Prices:
 
 
 def price_sites(sites: Sequence[Site], kind: BudgetKind, seq_len: float) -> Prices:
-    """Price every unit of ``sites`` under a budget of ``kind`` at sequences of ``seq_len`` tokens."""
+    """Price every unit of ``sites`` for a budget of ``kind``, at ``seq_len`` tokens a sequence."""
     per_unit = [
         macs_per_unit(site, seq_len) if kind == "macs" else params_per_unit(site) for site in sites
     ]

@@ -1,4 +1,4 @@
-"""What the data says about a model: mask gradients, gathered as block-diagonal Fisher information."""
+"""What the data says about a model: mask gradients, summed up as Fisher information."""
 
 from fastprune.calibration.collect import collect_statistics
 from fastprune.calibration.statistics import Statistics

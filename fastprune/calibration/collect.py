@@ -31,6 +31,7 @@ def collect_statistics(
     sites: Sequence[Site] | None = None,
     fisher: FisherKind = "sample",
     targets: Targets = "auto",
+    output_fisher: bool = False,
     batch_size: int = 32,
     seed: int = 0,
     dtype: torch.dtype = torch.float32,
@@ -48,8 +49,10 @@ def collect_statistics(
         fisher: ``"sample"`` sums outer products of per-sample gradients. ``"batch"`` takes the
             gradient of each mini-batch's mean loss as one row, in the order of the samples, as
             the original code does; it depends on ``batch_size``.
-        targets: ``"labels"``, ``"sampled"`` from the model's own output distribution, or
+        targets: ``"labels"``, ``"model"`` for the model's own output distribution, or
             ``"auto"``: labels where the samples have them.
+        output_fisher: also sum the second moments of the gradients at the sites' outputs, which
+            ``tune="scale"`` measures errors with: [outputs, outputs] per site.
         batch_size: samples per forward pass.
         seed: of sampled targets.
         dtype: type of the forward and backward products (autocast); sums are float32.
@@ -65,6 +68,9 @@ def collect_statistics(
     device = device_of(model)
     sizes = [site.units for site in sites]
     blocks = torch.zeros(sum(size * size for size in sizes), device=device)
+    moments = None
+    if output_fisher:
+        moments = torch.zeros(len(sites), sites[0].outputs, sites[0].outputs, device=device)
     pending: list[Tensor] = []
     rows = 0
 
@@ -81,10 +87,12 @@ def collect_statistics(
         enabled=progress,
         unit="batch",
     )
-    with watch_mask_gradients(model, sites) as gradients:
+    with watch_mask_gradients(model, sites, moments) as gradients:
         for number, batch in enumerate(batches):
             index = batch.pop("sample_index")
-            row = _mask_gradients(model, to_device(batch, device), index, gradients, objective, dtype)
+            row = _mask_gradients(
+                model, to_device(batch, device), index, gradients, objective, dtype
+            )
             if not torch.isfinite(row).all():
                 ids = [samples.ids[i] for i in index.tolist()]
                 raise NumericalError(
@@ -107,18 +115,19 @@ def collect_statistics(
         samples=len(samples),
         tokens=sum(samples.lengths),
         fisher=fisher,
+        output_fisher=moments,
     )
 
 
 def _objective(samples: Samples, targets: Targets, seed: int) -> Objective:
     if targets == "labels" and not _has_labels(samples):
         raise DataError(
-            "the calibration data has no labels; name the label column, or use targets='sampled'"
+            "the calibration data has no labels; name the label column, or use targets='model'"
         )
-    if targets not in ("auto", "labels", "sampled"):
-        raise DataError(f"unknown targets {targets!r}; use auto, labels or sampled")
+    if targets not in ("auto", "labels", "model"):
+        raise DataError(f"unknown targets {targets!r}; use auto, labels or model")
     return make_objective(
-        samples.task, labelled=_has_labels(samples) and targets != "sampled", seed=seed
+        samples.task, labelled=_has_labels(samples) and targets != "model", seed=seed
     )
 
 

@@ -23,8 +23,10 @@ class MaskGradients:
     ``dL/dm_u = sum over tokens and the unit's columns of x * dL/dx``.
     """
 
-    def __init__(self, sites: Sequence[Site]) -> None:
+    def __init__(self, sites: Sequence[Site], output_fisher: Tensor | None) -> None:
+        """Watch ``sites``; add to ``output_fisher`` [sites, outputs, outputs] unless it is None."""
         self._sites = sites
+        self._output_fisher = output_fisher
         self._valid: Tensor | None = None
         self._samples = 0
         self._rows: list[Tensor | None] = []
@@ -47,7 +49,7 @@ class MaskGradients:
         self._rows = []
         return torch.cat(rows, dim=1)
 
-    def watch(self, index: int, module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+    def watch(self, index: int, args: tuple[Any, ...]) -> tuple[Any, ...]:
         """Forward pre-hook of the output projection of site ``index``."""
         x: Tensor = args[0]
         if not x.requires_grad:
@@ -61,30 +63,56 @@ class MaskGradients:
         x.register_hook(reduce)
         return (x, *args[1:])
 
+    def watch_output(self, index: int, output: Tensor) -> None:
+        """Forward hook of the output projection of site ``index``."""
+        if self._output_fisher is None or not output.requires_grad:
+            return
+        moments = self._output_fisher[index]
+
+        def add(gradient: Tensor) -> None:
+            rows = self._by_sample(gradient)
+            ops.gram(rows, valid=self._valid_of(rows), out=moments)
+
+        output.register_hook(add)
+
     def _reduce(self, group: int, x: Tensor, gradient: Tensor) -> Tensor:
-        # Some models flatten tokens into rows before the FFN.
-        x = x.reshape(self._samples, -1, x.shape[-1])
+        x = self._by_sample(x)
         gradient = gradient.reshape(x.shape).to(x.dtype)
-        valid = self._valid
-        if valid is not None and valid.shape[1] != x.shape[1]:
-            valid = None
-        return ops.mask_grad(x, gradient, group, valid=valid)
+        return ops.mask_grad(x, gradient, group, valid=self._valid_of(x))
+
+    def _by_sample(self, values: Tensor) -> Tensor:
+        # Some models flatten tokens into rows before the FFN.
+        return values.reshape(self._samples, -1, values.shape[-1])
+
+    def _valid_of(self, values: Tensor) -> Tensor | None:
+        fits = self._valid is not None and self._valid.shape[1] == values.shape[1]
+        return self._valid if fits else None
 
 
 @contextmanager
-def watch_mask_gradients(model: nn.Module, sites: Sequence[Site]) -> Iterator[MaskGradients]:
+def watch_mask_gradients(
+    model: nn.Module, sites: Sequence[Site], output_fisher: Tensor | None = None
+) -> Iterator[MaskGradients]:
     """Hook a model for the duration of a ``with`` block; weights are frozen inside it.
+
+    With ``output_fisher``, float32 [sites, outputs, outputs], each backward pass also adds the
+    second moments of the gradients at the sites' outputs to it.
 
     Dropout is off inside the block. Training mode and ``requires_grad`` flags are restored.
     """
-    gradients = MaskGradients(sites)
+    gradients = MaskGradients(sites, output_fisher)
     frozen = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    handles = [
-        model.get_submodule(site.name).register_forward_pre_hook(
-            lambda module, args, index=index: gradients.watch(index, module, args)
-        )
-        for index, site in enumerate(sites)
-    ]
+    handles = []
+    for index, site in enumerate(sites):
+        projection = model.get_submodule(site.name)
+        handles += [
+            projection.register_forward_pre_hook(
+                lambda _, args, index=index: gradients.watch(index, args)
+            ),
+            projection.register_forward_hook(
+                lambda _, args, output, index=index: gradients.watch_output(index, output)
+            ),
+        ]
     try:
         for parameter in frozen:
             parameter.requires_grad_(False)

@@ -1,8 +1,8 @@
 """The loss whose mask gradients are collected: one number per sample, with or without labels.
 
-Without labels the targets are drawn from the model's own output distribution, which makes the
-collected matrix the true Fisher information rather than the empirical one: sampled classes,
-positions or tokens where the output is categorical, Gaussian noise where it is a vector.
+Without labels the targets come from the model's own output distribution, which makes the collected
+matrix the true Fisher information rather than the empirical one: classes, positions or tokens are
+drawn where the output is categorical, Gaussian noise where it is a vector.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from fastprune.data.samples import IGNORED_LABEL
 from fastprune.errors import DataError
 
-Targets = Literal["auto", "labels", "sampled"]
+Targets = Literal["auto", "labels", "model"]
 Batch = dict[str, Tensor]
 Objective = Callable[[Any, Batch, Tensor], Tensor]
 """(model outputs, batch, sample_index) -> loss per sample, float32 [samples]."""
@@ -72,6 +72,10 @@ def _classes(out: Any, batch: Batch, index: Tensor, *, draw: _Draw | None) -> Te
     logits = out.logits.float()
     if draw is None:
         target = batch["labels"].view(-1)
+    elif logits.shape[1] == 2:
+        # The expectation over both classes is the square of one gradient: no need to draw.
+        p = logits.detach().softmax(-1)
+        return (p[:, 0] * p[:, 1]).sqrt() * (logits[:, 1] - logits[:, 0])
     else:
         target = _categorical(logits, draw(index, 1, logits).squeeze(1))
     return F.cross_entropy(logits, target, reduction="none")

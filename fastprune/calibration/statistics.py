@@ -31,6 +31,8 @@ class Statistics:
         samples: number of calibration samples seen.
         tokens: number of valid tokens seen.
         fisher: whose gradients the rows are.
+        output_fisher: float32 [sites, outputs, outputs], second moments of the gradients at the
+            outputs of the sites' projections, summed over tokens; None where not collected.
     """
 
     site_names: tuple[str, ...]
@@ -40,6 +42,7 @@ class Statistics:
     samples: int
     tokens: int
     fisher: FisherKind = "sample"
+    output_fisher: torch.Tensor | None = None
 
     @property
     def mean_length(self) -> float:
@@ -56,6 +59,12 @@ class Statistics:
         """Diagonal of every block, side by side: float32 [sum(sizes)] (Kwon et al. 2022, eq. 6)."""
         return torch.cat([self.block(i).diagonal() for i in range(len(self.sizes))])
 
+    def output_metrics(self) -> dict[str, torch.Tensor]:
+        """Per site, ``output_fisher`` where it was collected: how much errors of outputs matter."""
+        if self.output_fisher is None:
+            return {}
+        return dict(zip(self.site_names, self.output_fisher, strict=True))
+
     def __add__(self, other: Statistics) -> Statistics:
         ours = (self.site_names, self.sizes, self.fisher)
         if ours != (other.site_names, other.sizes, other.fisher):
@@ -71,6 +80,7 @@ class Statistics:
             samples=self.samples + other.samples,
             tokens=self.tokens + other.tokens,
             fisher=self.fisher,
+            output_fisher=_sum(self.output_fisher, other.output_fisher),
         )
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -90,9 +100,9 @@ class Statistics:
         }
         partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
         try:
-            save_file(
-                {"blocks": self.blocks.cpu().contiguous()}, partial, {"fields": json.dumps(fields)}
-            )
+            tensors = {"blocks": self.blocks, "output_fisher": self.output_fisher}
+            found = {name: t.cpu().contiguous() for name, t in tensors.items() if t is not None}
+            save_file(found, partial, {"fields": json.dumps(fields)})
             os.replace(partial, path)
         except (OSError, SafetensorError) as error:
             raise CheckpointError(f"cannot write statistics to {path}: {error}") from error
@@ -109,15 +119,16 @@ class Statistics:
         try:
             with safe_open(path, "pt") as file:
                 fields = json.loads((file.metadata() or {})["fields"])
-                blocks = file.get_tensor("blocks")
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             fields["site_names"] = tuple(fields["site_names"])
             fields["sizes"] = tuple(fields["sizes"])
-            statistics = cls(blocks=blocks, **fields)
+            statistics = cls(**tensors, **fields)
         except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
             raise CheckpointError(
                 f"{path} is not a readable statistics file ({error}); collect it again with "
                 "fastprune.collect_statistics(...).save(path)"
             ) from error
+        blocks = statistics.blocks
         expected = sum(size * size for size in statistics.sizes)
         if blocks.shape != (expected,) or blocks.dtype != torch.float32:
             raise CheckpointError(
@@ -125,3 +136,10 @@ class Statistics:
                 f"({expected},) in float32; collect the statistics again"
             )
         return statistics
+
+
+def _sum(ours: torch.Tensor | None, theirs: torch.Tensor | None) -> torch.Tensor | None:
+    """What only one side has collected does not cover both."""
+    if ours is None or theirs is None:
+        return None
+    return ours + theirs.to(ours.device)

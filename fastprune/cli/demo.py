@@ -39,7 +39,7 @@ def demo(
     encoder = encoder_directory()
     say(f"model: all-MiniLM-L6-v2 in {encoder}")
     train, held_out = text_corpus(calibration=samples, heldout=1024, seed=seed)
-    say(f"text: {len(train)} sentences to calibrate on, {len(held_out)} from other packages to score")
+    say(f"text: {len(train)} sentences to calibrate on, {len(held_out)} others to score on")
     result = prune(
         str(encoder),
         train,

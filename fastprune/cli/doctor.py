@@ -47,9 +47,7 @@ def _describe(device: str) -> str:
 def _print(findings: dict[str, Any]) -> None:
     console = Console(highlight=False)
     native = findings["native"]
-    console.print(
-        ", ".join(f"{name} {version}" for name, version in findings["versions"].items())
-    )
+    console.print(", ".join(f"{name} {version}" for name, version in findings["versions"].items()))
     if native["reason"]:
         console.print(f"native library: not in use ({native['reason']})")
     else:

@@ -39,7 +39,15 @@ def inspect(model: str, seq_len: float, quiet: bool, as_json: bool) -> None:
         click.echo(json.dumps({"sites": rows, "proof": proof.holds}, indent=2))
     elif not quiet:
         table = Table(title=f"{type(loaded).__name__} at {seq_len:g} tokens")
-        for column in ("site", "kind", "units", "columns/unit", "MACs/unit", "params/unit", "proof"):
+        for column in (
+            "site",
+            "kind",
+            "units",
+            "columns/unit",
+            "MACs/unit",
+            "params/unit",
+            "proof",
+        ):
             table.add_column(column, overflow="fold")
         for site, mac, par, p in zip(
             sites, macs.per_unit, params.per_unit, proof.sites, strict=True

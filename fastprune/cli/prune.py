@@ -13,9 +13,10 @@ from fastprune.budget import Budget, parse_budget
 from fastprune.cli.options import calm_libraries, data_options, output_options, running_options
 from fastprune.cli.tables import print_report
 from fastprune.compaction.atomic import check_target
-from fastprune.pipeline import prune as prune_model
+from fastprune.device import resolve_dtype
+from fastprune.pipeline import prune_to_budgets
 from fastprune.selection import METHODS
-from fastprune.settings import PRESETS
+from fastprune.settings import PRESETS, Settings
 from fastprune.tuning import TUNERS
 
 
@@ -54,10 +55,10 @@ from fastprune.tuning import TUNERS
 @click.option("--seed", default=0, show_default=True, help="Of every random choice.")
 @click.option(
     "--targets",
-    type=click.Choice(["auto", "labels", "sampled"]),
+    type=click.Choice(["auto", "labels", "model"]),
     default="auto",
     show_default=True,
-    help="Losses from labels, or from targets sampled from the model's own output.",
+    help="Losses against labels, or against the model's own output distribution.",
 )
 @click.option("--seq-len", type=float, metavar="N", help="Tokens at which MACs are counted.")
 @click.option("--align", default=1, show_default=True, help="Filter counts are multiples of this.")
@@ -68,9 +69,11 @@ from fastprune.tuning import TUNERS
 def prune(
     model: str,
     train: str,
+    eval_data: str | None,
     budgets: Sequence[str],
     out: Path,
     overwrite: bool,
+    dtype: str,
     quiet: bool,
     as_json: bool,
     **options: Any,
@@ -81,7 +84,13 @@ def prune(
     targets = _targets(out, asked)
     for target in targets:
         check_target(target, overwrite)
-    results = prune_model(model, train, asked, progress=not (quiet or as_json), **options)
+    settings = Settings(
+        budgets=tuple(asked),
+        dtype=resolve_dtype(dtype),
+        progress=not (quiet or as_json),
+        **options,
+    )
+    results = prune_to_budgets(model, train, settings, eval_data=eval_data)
     for result, target in zip(results, targets, strict=True):
         result.save_pretrained(target, overwrite=overwrite)
     if as_json:

@@ -16,7 +16,9 @@ from fastprune.selection.search import check_reachable
 from fastprune.structure.site import Site, SiteKind
 
 
-def align_mask(mask: Tensor, importance: Tensor, prices: Prices, limit: float, align: int) -> Tensor:
+def align_mask(
+    mask: Tensor, importance: Tensor, prices: Prices, limit: float, align: int
+) -> Tensor:
     """Make the filter count of every FFN site a multiple of ``align`` without passing ``limit``.
 
     Counts are rounded down; what that frees is spent on whole steps of ``align`` filters, the
@@ -47,9 +49,7 @@ def align_mask(mask: Tensor, importance: Tensor, prices: Prices, limit: float, a
     while True:
         # A last, smaller step may fill a site whose width is no multiple itself.
         steps = {i: min(align, sites[i].units - counts[i]) for i in ffn}
-        fits = [
-            i for i in ffn if steps[i] and spent + steps[i] * prices.per_unit[i] <= limit
-        ]
+        fits = [i for i in ffn if steps[i] and spent + steps[i] * prices.per_unit[i] <= limit]
         if not fits:
             break
         best = max(fits, key=gain)

@@ -27,6 +27,7 @@ class BiasOnly(nn.Module):
     """
 
     bias: nn.Parameter | None
+    weight: torch.Tensor
 
     def __init__(self, outputs: int, bias: nn.Parameter | None, like: torch.Tensor) -> None:
         super().__init__()

@@ -29,9 +29,9 @@ def as_projection(module: nn.Module, path: str) -> Projection:
 
 def weight_view(projection: Projection | BiasOnly) -> torch.Tensor:
     """The weight as [outputs, inputs], sharing storage with the live parameter."""
-    weight = projection.weight.detach()
     if isinstance(projection, BiasOnly):
-        return weight[:, :0]
+        return projection.weight.detach()[:, :0]
+    weight = projection.weight.detach()
     return weight.T if isinstance(projection, Conv1D) else weight
 
 

@@ -15,6 +15,9 @@ from fastprune.tuning.system import LeastSquares
 # Ridge relative to the mean diagonal of the normal matrix. One per cent is where the prototype
 # stood; between 0.1 and 5 per cent the choice makes no clear difference.
 RIDGE = 1e-2
+# Scales are damped more: the loss depends on few directions of an output, which leaves most
+# combinations of scales undetermined.
+SCALE_RIDGE = 1e-1
 # Scales beyond this are a sign of a system that determines nothing (Kwon et al. 2022's code).
 _LARGEST_SCALE = 10.0
 
@@ -89,16 +92,27 @@ def reconstruct_weights(
 def scale_units(site: Site, system: LeastSquares, weight: Tensor, bias: Tensor | None) -> Update:
     """Rescale each kept unit by one number: mask tuning (Kwon et al. 2022, section 4.3).
 
-    The scale is folded into the unit's columns of the projection.
+    The scale is folded into the unit's columns of the projection. One number per unit cannot make
+    every output right, so errors are weighed by how much the loss depends on each direction of
+    the output, where the system has such a metric.
 
     Raises:
         SolveFailure: no solution, or scales that are out of all proportion.
     """
     # At scale 1 the error is r, so the right-hand side belongs to the deviation from 1.
-    matrix, rhs = ops.tuning_system(system.gram, weight, system.cross, site.group)
-    deviation, info = ops.block_lstsq(matrix.flatten(), rhs, [site.units], RIDGE)
+    seen, cross = weight, system.cross
+    if system.metric is not None:
+        root = _square_root(system.metric)
+        seen, cross = root @ weight.double(), cross @ root
+    matrix, rhs = ops.tuning_system(system.gram, seen, cross, site.group)
+    deviation, info = ops.block_lstsq(matrix.flatten(), rhs, [site.units], SCALE_RIDGE)
     _check(info)
     return apply_scales(site, weight, 1 + deviation)
+
+
+def _square_root(metric: Tensor) -> Tensor:
+    values, vectors = torch.linalg.eigh(metric.double())
+    return (vectors * values.clamp(min=0).sqrt()) @ vectors.T
 
 
 def apply_scales(site: Site, weight: Tensor, scales: Tensor) -> Update:

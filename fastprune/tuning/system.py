@@ -24,6 +24,8 @@ class LeastSquares:
         error_sum: float64 [outputs], sum of ``r``.
         error: float64 scalar tensor, sum of ``r . r``.
         rows: number of tokens.
+        metric: [outputs, outputs] or None: errors count as ``r^T metric r`` instead of ``r^T r``
+            for solvers that cannot make all outputs right.
     """
 
     gram: Tensor
@@ -32,16 +34,24 @@ class LeastSquares:
     error_sum: Tensor
     error: Tensor
     rows: int = 0
+    metric: Tensor | None = None
 
     @classmethod
-    def empty(cls, columns: int, outputs: int, device: torch.device) -> LeastSquares:
+    def empty(
+        cls, columns: int, outputs: int, device: torch.device, metric: Tensor | None = None
+    ) -> LeastSquares:
         """No tokens seen yet."""
 
         def zeros(*shape: int) -> Tensor:
             return torch.zeros(shape, dtype=torch.float64, device=device)
 
         return cls(
-            zeros(columns, columns), zeros(columns, outputs), zeros(columns), zeros(outputs), zeros()
+            gram=zeros(columns, columns),
+            cross=zeros(columns, outputs),
+            x_sum=zeros(columns),
+            error_sum=zeros(outputs),
+            error=zeros(),
+            metric=metric,
         )
 
     def add(self, x: Tensor, error: Tensor) -> None:

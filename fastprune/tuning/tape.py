@@ -58,7 +58,10 @@ class _Stop(Exception):
 
 @torch.no_grad()
 def record(
-    model: nn.Module, blocks: Sequence[str], batches: Iterable[dict[str, Tensor]], dtype: torch.dtype
+    model: nn.Module,
+    blocks: Sequence[str],
+    batches: Iterable[dict[str, Tensor]],
+    dtype: torch.dtype,
 ) -> list[TapeBatch]:
     """Record what the model feeds its blocks, running no further than it must.
 

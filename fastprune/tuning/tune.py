@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
 import torch
@@ -51,6 +51,7 @@ def tune(
     samples: Samples,
     tuner: Tuner,
     *,
+    metrics: Mapping[str, Tensor] | None = None,
     batch_size: int = 32,
     dtype: torch.dtype = torch.float32,
     progress: bool = False,
@@ -66,6 +67,8 @@ def tune(
         student: a pruned model; only its output projections change.
         samples: calibration samples; labels are not used. Padding contributes nothing.
         tuner: one of :data:`TUNERS`.
+        metrics: per site, [outputs, outputs], how errors of its output are weighed by solvers
+            that make use of it; plain squares where there is none.
         batch_size: samples per forward pass.
         dtype: autocast type of the forward passes; sums and solves are float64.
         progress: show a progress bar.
@@ -75,7 +78,9 @@ def tune(
     """
     outcomes = []
     with evaluation_mode(teacher, student):
-        for outcome in _tune_sites(teacher, student, samples, tuner, batch_size, dtype, progress):
+        for outcome in _tune_sites(
+            teacher, student, samples, tuner, metrics or {}, batch_size, dtype, progress
+        ):
             outcomes.append(outcome)
             if outcome.failure is not None and tuner.stop_at_failure:
                 break
@@ -87,6 +92,7 @@ def _tune_sites(
     student: nn.Module,
     samples: Samples,
     tuner: Tuner,
+    metrics: Mapping[str, Tensor],
     batch_size: int,
     dtype: torch.dtype,
     progress: bool,
@@ -94,9 +100,8 @@ def _tune_sites(
     blocks = anatomy(teacher).blocks
     sites = _tunable_sites(teacher, student, tuner)
     readout = find_readout(teacher, blocks[-1], next(samples.batches(batch_size)))
-    walk = Walk(
-        teacher, student, record(teacher, blocks, samples.batches(batch_size), dtype), dtype
-    )
+    tape = record(teacher, blocks, samples.batches(batch_size), dtype)
+    walk = Walk(teacher, student, tape, dtype, metrics)
     for layer, block in enumerate(progress_bar("tune", blocks, enabled=progress, unit="layer")):
         last = layer == len(blocks) - 1
         here = [site for site in sites if site.block == block]

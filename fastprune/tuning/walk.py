@@ -22,8 +22,14 @@ class Walk:
     """Holds the hidden states of teacher and student between layers, batch by batch."""
 
     def __init__(
-        self, teacher: nn.Module, student: nn.Module, tape: Sequence[TapeBatch], dtype: torch.dtype
+        self,
+        teacher: nn.Module,
+        student: nn.Module,
+        tape: Sequence[TapeBatch],
+        dtype: torch.dtype,
+        metrics: Mapping[str, Tensor],
     ) -> None:
+        self._metrics = metrics
         self._teacher, self._student, self._tape, self._dtype = teacher, student, tape, dtype
         self._teacher_hidden = [batch.hidden for batch in tape]
         self._student_hidden = list(self._teacher_hidden)
@@ -54,7 +60,8 @@ class Walk:
     ) -> LeastSquares:
         """Sum up how far the student's sublayer is from its target, and why."""
         weight, bias = get_projection(self._student, site)
-        system = LeastSquares.empty(site.columns, site.outputs, weight.device)
+        metric = self._metrics.get(site.name)
+        system = LeastSquares.empty(site.columns, site.outputs, weight.device, metric)
         module = self._student.get_submodule(block)
         for i, batch in enumerate(self._tape):
             with (

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from tiny_models import FAMILIES, tiny
@@ -30,9 +32,7 @@ def text_samples(task: str, count: int = 7, *, labels: bool = True) -> Samples:
 
 def image_samples(count: int = 5) -> Samples:
     generator = torch.Generator().manual_seed(3)
-    features = [
-        {"pixel_values": torch.randn(3, 8, 8, generator=generator)} for _ in range(count)
-    ]
+    features = [{"pixel_values": torch.randn(3, 8, 8, generator=generator)} for _ in range(count)]
     return Samples(features, torch.arange(count) % 2, list(range(count)), "image", image_tokens=5)
 
 
@@ -86,14 +86,14 @@ def test_rows_are_gradients_of_each_sample_alone(family):
     assert_blocks(statistics, rows, [site.units for site in sites])
 
 
-@pytest.mark.parametrize("family", ["bert", "roberta", "gpt2"])
+@pytest.mark.parametrize("family", ["roberta", "gpt2", "xlm-roberta"])
 def test_sampled_targets_need_no_labels_and_do_not_depend_on_the_batch(family):
     model = tiny(family).float()
     sites = find_sites(model)
     samples = samples_for(family, labels=False)
-    one = collect_statistics(model, samples, batch_size=1, targets="sampled", seed=5)
-    many = collect_statistics(model, samples, batch_size=7, targets="sampled", seed=5)
-    other = collect_statistics(model, samples, batch_size=7, targets="sampled", seed=6)
+    one = collect_statistics(model, samples, batch_size=1, targets="model", seed=5)
+    many = collect_statistics(model, samples, batch_size=7, targets="model", seed=5)
+    other = collect_statistics(model, samples, batch_size=7, targets="model", seed=6)
     scale = one.blocks.abs().max()
     assert (one.blocks - many.blocks).abs().max() <= 1e-4 * scale
     assert (one.blocks - other.blocks).abs().max() > 1e-2 * scale
@@ -151,3 +151,48 @@ def test_labels_that_are_not_there_cannot_be_asked_for():
         collect_statistics(
             tiny("bert").float(), text_samples("classification", labels=False), targets="labels"
         )
+
+
+def test_two_classes_need_no_draw():
+    """The square of one gradient is the expectation over both labels."""
+    model = tiny("bert").float()
+    samples = text_samples("classification", 6)
+    found = collect_statistics(model, samples, targets="model")
+    sites = find_sites(model)
+    (batch,) = samples.batches(6, bucketed=False)
+    batch.pop("sample_index")
+    with torch.no_grad():
+        p = model(**model_inputs(batch)).logits.softmax(-1).double()
+    expected = torch.zeros_like(found.blocks, dtype=torch.float64)
+    for label in (0, 1):
+        labelled = replace(samples, labels=torch.full((6,), label))
+        rows = expected_rows(model.double(), sites, labelled) * p[:, label, None].sqrt()
+        model.float()
+        blocks = [(g.T @ g).flatten() for g in rows.split([s.units for s in sites], dim=1)]
+        expected += torch.cat(blocks)
+    assert (found.blocks.double() - expected).abs().max() <= 2e-4 * expected.abs().max()
+
+
+@pytest.mark.parametrize("family", ["bert", "opt", "vit"])
+def test_output_fisher_sums_output_gradients(family):
+    model = tiny(family).float()
+    samples = samples_for(family)
+    found = collect_statistics(model, samples, output_fisher=True, batch_size=2)
+    assert found.output_fisher is not None
+    model.double()
+    last = find_sites(model)[-1]
+    objective = make_objective(samples.task, labelled=True, seed=0)
+    expected = 0
+    for i in range(len(samples)):
+        (batch,) = samples.select([i]).batches(1)
+        batch.pop("sample_index")
+        seen = []
+        handle = model.get_submodule(last.name).register_forward_hook(
+            lambda module, args, out, seen=seen: (seen.append(out), out)[1]
+        )
+        loss = objective(model(**model_inputs(batch)), batch, torch.tensor([i])).sum()
+        handle.remove()
+        (gradient,) = torch.autograd.grad(loss, seen)
+        rows = gradient.reshape(-1, last.outputs)
+        expected = expected + rows.T @ rows
+    assert (found.output_fisher[-1] - expected).abs().max() <= 2e-4 * expected.abs().max()

@@ -2,9 +2,9 @@ from __future__ import annotations
 
 import pytest
 import torch
+from calibration.test_gradients import text_samples
 from tiny_models import tiny
 
-from calibration.test_gradients import text_samples
 from fastprune import Statistics, collect_statistics
 from fastprune.errors import CheckpointError, DataError
 

@@ -49,7 +49,14 @@ def released(x, weight, bias, target, group, *, constant):
 
 @pytest.mark.parametrize(
     ("site", "units", "group"),
-    [(ATTENTION, 4, 8), (ATTENTION, 12, 4), (ATTENTION, 1, 8), (FFN, 11, 1), (FFN, 40, 1), (FFN, 1, 1)],
+    [
+        (ATTENTION, 4, 8),
+        (ATTENTION, 12, 4),
+        (ATTENTION, 1, 8),
+        (FFN, 11, 1),
+        (FFN, 40, 1),
+        (FFN, 1, 1),
+    ],
 )
 def test_scales_are_those_of_the_released_procedure(site, units, group):
     site, x, weight, bias, target = problem(site, units, group)

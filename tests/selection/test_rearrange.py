@@ -39,7 +39,7 @@ def test_equals_the_textbook_loop_in_every_site_of_every_mask(seed):
     masks = (torch.rand(3, sum(sizes), generator=generator) > 0.4).float()
     result = rearrange_masks(statistics_of(rows, sizes), masks)
     expected = [
-        torch.cat([textbook(m, g) for m, g in zip(mask.split(sizes), rows.split(sizes, 1))])
+        torch.cat(list(map(textbook, mask.split(sizes), rows.split(sizes, dim=1))))
         for mask in masks
     ]
     assert torch.equal(result, torch.stack(expected))

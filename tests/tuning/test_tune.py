@@ -12,6 +12,7 @@ from fastprune.structure import get_projection, masked, set_projection
 from fastprune.tuning import TUNERS, Tuner, tune
 from fastprune.tuning.readout import find_readout
 
+
 def samples_for(family: str):
     task = {"vit": "image", "deit": "image"}.get(family)
     if task:
@@ -124,7 +125,9 @@ def test_a_site_that_cannot_be_solved_keeps_its_values_and_spoils_nothing():
         return TUNERS["weights"].solve(site, system, weight, bias)
 
     kept = get_projection(student, broken)[0].clone()
-    report = {entry.site: entry for entry in tune(model, student, samples_for("bert"), Tuner(solve))}
+    report = {
+        entry.site: entry for entry in tune(model, student, samples_for("bert"), Tuner(solve))
+    }
     assert torch.equal(get_projection(student, broken)[0], kept)
     failures = [name for name, entry in report.items() if entry.failure]
     assert failures == [broken.name]
