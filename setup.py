@@ -58,7 +58,7 @@ class CMakeBuild(build_ext):
 
         build = ROOT / "build" / f"native-{sys.implementation.cache_tag}"
         cmake = find_tool("cmake")
-        configure = [cmake, "--fresh", "-S", str(ROOT), "-B", str(build), "-G", "Ninja"]
+        configure = [cmake, "-S", str(ROOT), "-B", str(build), "-G", "Ninja"]
         options = {
             "CMAKE_BUILD_TYPE": "Release",
             "CMAKE_MAKE_PROGRAM": find_tool("ninja"),

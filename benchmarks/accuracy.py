@@ -71,7 +71,7 @@ def main() -> None:
             progress=True,
             **options,
         )
-        found = prune_to_budgets(settings=settings, **common)
+        found = list(prune_to_budgets(settings=settings, **common))
         results[name] = [summary(result.report.to_dict()) for result in found]
     target = ROOT / "benchmarks" / "results" / f"accuracy_{arguments.case}.json"
     target.parent.mkdir(exist_ok=True)

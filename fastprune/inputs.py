@@ -16,8 +16,8 @@ from transformers import AutoImageProcessor, AutoTokenizer
 from fastprune.compaction import load_pretrained
 from fastprune.data import Samples, load_samples, task_of
 from fastprune.data.sources import Split
-from fastprune.device import device_of, resolve_device
-from fastprune.errors import DataError, FastpruneError
+from fastprune.device import resolve_device
+from fastprune.errors import DataError, FastpruneError, NumericalError
 from fastprune.settings import Settings
 
 
@@ -76,7 +76,7 @@ def load_model(
 ) -> nn.Module:
     """A model ready to work on, in evaluation mode where it is loaded from a path.
 
-    A live model stays where it is unless a device is named.
+    A live model stays where it is unless a device is named; then it is moved there and stays.
     """
     if isinstance(model, nn.Module):
         return model if device == "auto" else model.to(resolve_device(device))
@@ -86,15 +86,29 @@ def load_model(
 
 
 def computable(model: nn.Module) -> nn.Module:
-    """The model itself, or a float32 copy of half-precision weights on a CPU.
+    """The model itself, or a float32 copy where weights have another type.
 
-    CPU kernels for half types are slow and round sums to half; the pruned model gets its dtype
-    back afterwards.
+    Tuning looks at small differences of large outputs, which half types round away;
+    :func:`restore_dtypes` undoes this for the pruned model.
     """
-    half = any(p.dtype in (torch.float16, torch.bfloat16) for p in model.parameters())
-    if half and device_of(model).type == "cpu":
-        return copy.deepcopy(model).float()
-    return model
+    if all(p.dtype == torch.float32 for p in model.parameters()):
+        return model
+    return copy.deepcopy(model).float()
+
+
+def restore_dtypes(pruned: nn.Module, given: nn.Module) -> None:
+    """Cast the parameters and buffers of ``pruned`` to the types they have in ``given``.
+
+    Raises:
+        NumericalError: a value that the smaller type cannot hold.
+    """
+    types = {name: tensor.dtype for name, tensor in given.state_dict().items()}
+    for name, tensor in pruned.state_dict(keep_vars=True).items():
+        tensor.data = tensor.data.to(types[name])
+        if not torch.isfinite(tensor).all():
+            raise NumericalError(
+                f"the tuned {name!r} overflows {types[name]}; use bfloat16 or float32 weights"
+            )
 
 
 def load_tokenizer(path: str | os.PathLike[str], model: nn.Module) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,12 +19,20 @@ from fastprune.data import Samples
 from fastprune.device import device_of, resolve_dtype
 from fastprune.evaluation.latency import measure_latency
 from fastprune.evaluation.scorer import Scorer
-from fastprune.inputs import Reader, check_finite, computable, load_model, load_tokenizer
+from fastprune.inputs import (
+    Reader,
+    check_finite,
+    computable,
+    load_model,
+    load_tokenizer,
+    restore_dtypes,
+)
 from fastprune.parity import RELEASED_TUNER, staged_teacher_budget
 from fastprune.report import Latency, Report, Score, Size, Stopwatch
 from fastprune.selection import rearrange_masks, select_masks
 from fastprune.selection.methods import unit_importance
 from fastprune.selection.packed import split_packed
+from fastprune.selection.search import check_reachable
 from fastprune.settings import Settings
 from fastprune.structure import find_sites, layer_units
 from fastprune.tuning import TUNERS, SiteTuning
@@ -71,7 +79,7 @@ def prune(
     budget: BudgetLike = "macs=0.5",
     *,
     method: str = "fisher",
-    tune: str = "weights",
+    tune: str | None = None,
     preset: str | None = None,
     eval_data: Any = None,
     metric: str | None = None,
@@ -81,8 +89,8 @@ def prune(
     max_length: int | None = None,
     seq_len: float | None = None,
     seed: int = 0,
-    fisher: FisherKind = "sample",
-    targets: Targets = "auto",
+    fisher: FisherKind | None = None,
+    targets: Targets = "model",
     rearrange: bool = True,
     align: int = 1,
     uniform: bool = False,
@@ -102,8 +110,8 @@ def prune(
         data: calibration data in any form :func:`fastprune.load_samples` reads.
         budget: ``"macs=0.5"``, ``"params=0.6"``, ``{"macs": 0.5}``, ``"macs=250M"``.
         method: how units are chosen: ``"fisher"``, ``"magnitude"`` or ``"random"``.
-        tune: how survivors are corrected: ``"weights"`` re-solves the kept output projections,
-            ``"scale"`` rescales kept units, ``"none"`` leaves them.
+        tune: how survivors are corrected: ``"weights"`` (the default) re-solves the kept output
+            projections, ``"scale"`` rescales kept units, ``"none"`` leaves them.
         preset: ``"kwon2022"`` follows the original algorithm step for step.
         eval_data: held-out data for the scores before and after; None skips them.
         metric: of ``eval_data``; by default the task's customary one.
@@ -113,16 +121,17 @@ def prune(
         max_length: longest sample, in tokens.
         seq_len: tokens at which MACs are counted; by default the mean calibration length.
         seed: of every random choice.
-        fisher: per-``"sample"`` or per-``"batch"`` gradients.
-        targets: losses against ``"labels"``, the ``"model"``'s own outputs, or ``"auto"``:
-            labels where there are any.
+        fisher: per-``"sample"`` (the default) or per-``"batch"`` gradients.
+        targets: what losses are taken against: the ``"model"``'s own output distribution, which
+            needs no labels, or ``"labels"``.
         rearrange: refine the masks with the block-diagonal Fisher (method ``fisher`` only).
         align: filter counts are multiples of this.
         uniform: the same widths in every layer, so that the result loads without fastprune.
         text_columns: columns of ``data`` with the text.
         label_column: column of ``data`` with the labels.
         latency: measure milliseconds before and after.
-        device: ``"auto"``: a path goes to the GPU where there is one, a model stays where it is.
+        device: ``"auto"``: a path goes to the GPU where there is one, a model stays where it is;
+            a named device moves a live model there.
         dtype: of the forward and backward passes; ``"auto"`` is float32.
         progress: show progress bars.
 
@@ -163,12 +172,12 @@ def prune_to_budgets(
     *,
     eval_data: Any = None,
     tokenizer: Any = None,
-) -> list[PruneResult]:
-    """Prune to every budget of ``settings``; one calibration serves them all.
+) -> Iterator[PruneResult]:
+    """Prune to every budget of ``settings``, one result at a time, from one calibration.
 
     Arguments and errors are those of :func:`prune`.
     """
-    settings = settings.with_preset()
+    settings = settings.resolved()
     watch = Stopwatch()
     with watch.stage("load"):
         dense = load_model(model, settings.device)
@@ -187,9 +196,13 @@ def prune_to_budgets(
         held_out = None if eval_data is None else reader.held_out(eval_data)
         calibration = reader.calibration(data, settings)
     scorer = Scorer(
-        held_out, settings.metric, batch_size=settings.batch_size, progress=settings.progress
+        held_out,
+        settings.metric,
+        batch_size=settings.batch_size,
+        dtype=settings.dtype,
+        progress=settings.progress,
     )
-    return _Run(dense, calibration, settings, scorer, watch).results(tokenizer)
+    yield from _Run(dense, calibration, settings, scorer, watch).results(tokenizer)
 
 
 class _Run:
@@ -212,15 +225,15 @@ class _Run:
         self._sites = find_sites(given)
         self._seq_len = settings.seq_len or samples.mean_length
 
-    def results(self, tokenizer: Any) -> list[PruneResult]:
-        """Calibrate once, then prune to every budget."""
+    def results(self, tokenizer: Any) -> Iterator[PruneResult]:
+        """Calibrate once, then prune to one budget after the other."""
+        for budget in self._settings.budgets:
+            check_reachable(self._prices(budget.kind), [budget])
         dense_score = self._scorer.dense(self._dense)
-        statistics = self._calibrate() if self._settings.method == "fisher" else None
+        statistics = self._calibrate() if self._settings.calibrates else None
         metrics = {} if statistics is None else statistics.output_metrics()
-        return [
-            self._finish(budget, masks, metrics, dense_score, tokenizer)
-            for budget, masks in self._select(statistics)
-        ]
+        for budget, masks in self._select(statistics):
+            yield self._finish(budget, masks, metrics, dense_score, tokenizer)
 
     def _calibrate(self) -> Statistics:
         settings = self._settings
@@ -228,9 +241,9 @@ class _Run:
             return collect_statistics(
                 self._dense,
                 self._samples,
-                fisher=settings.fisher,
+                fisher=settings.fisher_kind,
                 targets=settings.targets,
-                output_fisher=settings.tune == "scale" and not settings.parity,
+                output_fisher=settings.weighs_outputs,
                 batch_size=settings.batch_size,
                 seed=settings.seed,
                 dtype=settings.dtype,
@@ -245,7 +258,7 @@ class _Run:
         with self._watch.stage("search"):
             searched = [self._search(importance, budget) for budget in settings.budgets]
         kept = torch.stack([masks.kept for masks in searched])
-        if statistics is not None and settings.rearrange:
+        if statistics is not None and settings.method == "fisher" and settings.rearrange:
             with self._watch.stage("rearrange"):
                 kept = rearrange_masks(statistics, kept).cpu()
         return [
@@ -278,12 +291,14 @@ class _Run:
             pruned = compact(self._dense, by_site)
         with watch.stage("tune"):
             tuning = self._tune(pruned, masks, metrics)
-        pruned_score = self._scorer.pruned(pruned)
-        pruned.to(next(self._given.parameters()).dtype)
+        if self._dense is not self._given:
+            restore_dtypes(pruned, self._given)
+        # What is handed back is what is scored, after rounding to its own type.
+        pruned_score = self._scorer.pruned(computable(pruned))
         report = Report(
             budget=str(budget),
             method=settings.method,
-            tune=settings.tune,
+            tune=settings.tuner,
             preset=settings.preset,
             seed=settings.seed,
             seq_len=self._seq_len,
@@ -296,11 +311,7 @@ class _Run:
             sample_ids=self._samples.ids,
             latency_ms=self._measure(pruned) if settings.latency else None,
             tuning={entry.site: entry.relative_error for entry in tuning},
-            warnings=[
-                f"{entry.site} keeps its untuned values: {entry.failure}"
-                for entry in tuning
-                if entry.failure is not None
-            ],
+            warnings=_warnings(tuning, settings.parity),
             device=str(device_of(pruned)),
             dtype=str(settings.dtype).removeprefix("torch."),
         )
@@ -310,7 +321,7 @@ class _Run:
         self, pruned: nn.Module, masks: _Masks, metrics: dict[str, Tensor]
     ) -> list[SiteTuning]:
         settings = self._settings
-        tuner = RELEASED_TUNER if settings.parity else TUNERS[settings.tune]
+        tuner = RELEASED_TUNER if settings.parity else TUNERS[settings.tuner]
         if tuner is None:
             return []
         teacher = self._dense
@@ -340,6 +351,7 @@ class _Run:
             {"dense": self._given, "pruned": pruned},
             batch=batch,
             length=length,
+            dtype=self._settings.dtype,
             progress=self._settings.progress,
         )
         return Latency(measured["dense"], measured["pruned"], batch, length)
@@ -351,6 +363,15 @@ class _Masks:
 
     kept: Tensor
     teacher: Tensor | None = None
+
+
+def _warnings(tuning: list[SiteTuning], stops: bool) -> list[str]:
+    after = "; all tuning ends here, as in the original" if stops else ""
+    return [
+        f"{entry.site} keeps its untuned values: {entry.failure}{after}"
+        for entry in tuning
+        if entry.failure is not None
+    ]
 
 
 def _units(model: nn.Module) -> dict[str, list[int]]:

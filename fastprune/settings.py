@@ -25,7 +25,7 @@ class Settings:
 
     budgets: tuple[Budget, ...]
     method: str = "fisher"
-    tune: str = "weights"
+    tune: str | None = None
     preset: str | None = None
     metric: str | None = None
     samples: int = 2048
@@ -33,8 +33,8 @@ class Settings:
     max_length: int | None = None
     seq_len: float | None = None
     seed: int = 0
-    fisher: FisherKind = "sample"
-    targets: Targets = "auto"
+    fisher: FisherKind | None = None
+    targets: Targets = "model"
     rearrange: bool = True
     align: int = 1
     uniform: bool = False
@@ -47,8 +47,8 @@ class Settings:
 
     def __post_init__(self) -> None:
         _known("method", self.method, METHODS)
-        _known("tune", self.tune, TUNERS)
-        _known("fisher", self.fisher, get_args(FisherKind))
+        _known("tune", self.tuner, TUNERS)
+        _known("fisher", self.fisher_kind, get_args(FisherKind))
         _known("targets", self.targets, get_args(Targets))
         if self.preset is not None:
             _known("preset", self.preset, PRESETS)
@@ -70,20 +70,49 @@ class Settings:
         """Whether the run follows the original algorithm step for step."""
         return self.preset == "kwon2022"
 
-    def with_preset(self) -> Settings:
-        """These settings, with those that the preset prescribes.
+    @property
+    def weighs_outputs(self) -> bool:
+        """Whether tuning measures errors by how much the loss depends on them."""
+        return self.tuner == "scale" and not self.parity
+
+    @property
+    def calibrates(self) -> bool:
+        """Whether the run needs gradients of the samples."""
+        return self.method == "fisher" or self.weighs_outputs
+
+    def resolved(self) -> Settings:
+        """These settings, with what the preset prescribes.
 
         Raises:
             FastpruneError: the preset contradicts a choice it cannot honour.
         """
         if not self.parity:
             return self
-        if self.method != "fisher" or self.uniform or self.align != 1:
-            raise FastpruneError(
-                "preset kwon2022 goes with method fisher, no alignment and no uniform widths; "
-                "leave those options out"
-            )
-        return replace(self, tune="scale", fisher="batch", targets="labels", rearrange=True)
+        prescribed = {
+            "method": ("fisher",),
+            "tune": (None, "scale"),
+            "fisher": (None, "batch"),
+            "rearrange": (True,),
+            "align": (1,),
+            "uniform": (False,),
+        }
+        for name, allowed in prescribed.items():
+            if getattr(self, name) not in allowed:
+                raise FastpruneError(
+                    f"preset {self.preset} does not go with {name}={getattr(self, name)}; leave "
+                    f"{name} out"
+                )
+        return replace(self, tune="scale", fisher="batch", targets="labels")
+
+    @property
+    def tuner(self) -> str:
+        """How survivors are corrected."""
+        return self.tune or "weights"
+
+    @property
+    def fisher_kind(self) -> FisherKind:
+        """Whose gradients make up the Fisher information."""
+        return self.fisher or "sample"
 
 
 def _known(name: str, value: str, choices: Iterable[str]) -> None:

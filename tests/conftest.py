@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
-
 import pytest
+from assets import assets, sst2
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
+
+__all__ = ["assets", "sst2", "tokenizer"]
 
 WORDS = [
     "the",
@@ -53,23 +53,3 @@ def tokenizer() -> PreTrainedTokenizerFast:
         model_max_length=64,
         model_input_names=["input_ids", "token_type_ids", "attention_mask"],
     )
-
-
-@pytest.fixture(scope="session")
-def assets() -> Path:
-    """The folder with the real model and data; see CONTRIBUTING.md."""
-    root = Path(__file__).resolve().parent.parent
-    path = Path(os.environ.get("FASTPRUNE_ASSETS", root.parent / "shared"))
-    if not (path / "models" / "minilm-sst2" / "config.json").is_file():
-        pytest.skip(f"no assets at {path}: set FASTPRUNE_ASSETS to the folder that holds them")
-    return path
-
-
-@pytest.fixture(scope="session")
-def sst2(assets: Path) -> dict[str, str]:
-    """Paths of the fine-tuned classifier and of the SST-2 files."""
-    return {
-        "model": str(assets / "models" / "minilm-sst2"),
-        "train": str(assets / "data" / "sst2" / "train.tsv"),
-        "validation": str(assets / "data" / "sst2" / "validation.tsv"),
-    }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 
 import pytest
@@ -11,9 +12,12 @@ from tiny_models import FAMILIES, tiny
 
 import fastprune
 from fastprune import FastpruneError, find_sites, parse_budget, prune
+from fastprune.budget import price_sites
 from fastprune.errors import BudgetError, DataError, NumericalError
+from fastprune.inputs import restore_dtypes
 from fastprune.pipeline import prune_to_budgets
 from fastprune.settings import Settings
+from fastprune.tuning import tune
 
 QUICK = {"samples": 7, "latency": False}
 
@@ -95,7 +99,7 @@ def test_repeats_bitwise_and_follows_its_seed(bert, samples):
 def test_several_budgets_from_one_calibration_equal_single_runs(bert, samples):
     budgets = ("macs=0.6", "params=0.4")
     settings = Settings(budgets=tuple(map(parse_budget, budgets)), **QUICK)
-    together = prune_to_budgets(bert, samples, settings)
+    together = list(prune_to_budgets(bert, samples, settings))
     alone = [prune(bert, samples, budget, **QUICK) for budget in budgets]
     for a, b in zip(together, alone, strict=True):
         assert a.report.budget == b.report.budget
@@ -109,7 +113,8 @@ def test_several_budgets_from_one_calibration_equal_single_runs(bert, samples):
 def test_methods_and_tuners_combine(bert, samples, method, tune):
     result = prune(bert, samples, 0.4, method=method, tune=tune, **QUICK)
     assert result.report.macs.kept <= 0.4
-    assert (result.report.timing_s["calibrate"] > 0) == (method == "fisher")
+    needs_gradients = method == "fisher" or tune == "scale"
+    assert (result.report.timing_s["calibrate"] > 0) == needs_gradients
 
 
 def test_pruned_models_prune_further(bert, samples):
@@ -124,12 +129,28 @@ def test_pruned_models_prune_further(bert, samples):
     )
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_half_precision_weights_are_computed_in_float32_and_come_back_as_they_were(samples, dtype):
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_other_weight_types_are_computed_in_float32_and_come_back_as_they_were(samples, dtype):
     model = tiny("bert").to(dtype)
-    result = prune(model, samples, 0.5, **QUICK)
+    result = prune(model, samples, 0.5, eval_data=samples, metric="loss", **QUICK)
     assert {p.dtype for p in result.model.parameters()} == {dtype}
     assert {p.dtype for p in model.parameters()} == {dtype}
+    returned = copy.deepcopy(result.model).float()
+    scored = fastprune.evaluate(returned, samples, "loss", progress=False)
+    assert result.report.score.pruned == scored
+
+
+def test_tuned_weights_that_overflow_their_type_are_refused(bert):
+    tuned = copy.deepcopy(bert)
+    tuned.bert.encoder.layer[0].output.dense.weight.data[0, 0] = 1e6
+    with pytest.raises(NumericalError, match="overflows"):
+        restore_dtypes(tuned, tiny("bert").half())
+
+
+def test_impossible_budgets_fail_before_any_calibration(bert, samples, monkeypatch):
+    monkeypatch.setattr("fastprune.pipeline.collect_statistics", lambda *a, **k: 1 / 0)
+    with pytest.raises(BudgetError, match="smallest"):
+        prune(bert, samples, "macs=0.00001", **QUICK)
 
 
 def test_aligned_and_uniform_widths(samples, bert):
@@ -158,7 +179,14 @@ def test_budgets_are_named_once():
             Settings(budgets=budgets)
 
 
-def test_strict_parity_tunes_by_scales_against_a_staged_teacher(bert, samples):
+def test_strict_parity_tunes_by_scales_against_a_staged_teacher(bert, samples, monkeypatch):
+    teachers = []
+
+    def spy(teacher, student, *args, **kwargs):
+        teachers.append(teacher)
+        return tune(teacher, student, *args, **kwargs)
+
+    monkeypatch.setattr("fastprune.pipeline.tune_model", spy)
     result = prune(bert, samples, 0.5, preset="kwon2022", samples=16)
     assert (result.report.preset, result.report.tune) == ("kwon2022", "scale")
     # The original draws with replacement, in NumPy's order.
@@ -166,6 +194,10 @@ def test_strict_parity_tunes_by_scales_against_a_staged_teacher(bert, samples):
 
     draw = np.random.RandomState(0).choice(16, 16)
     assert result.report.sample_ids == [100 + i for i in draw.tolist()]
+    # Its teacher is the model pruned to the square root of the budget, not rearranged.
+    prices = price_sites(find_sites(bert), "macs", result.report.seq_len)
+    kept = price_sites(find_sites(teachers[0]), "macs", result.report.seq_len).dense / prices.dense
+    assert 0.5**0.5 - 0.05 < kept <= 0.5**0.5
 
 
 @pytest.mark.parametrize(
@@ -190,6 +222,7 @@ def test_strict_parity_tunes_by_scales_against_a_staged_teacher(bert, samples):
         ({"dtype": "int8"}, FastpruneError),
         ({"device": "tpu"}, FastpruneError),
         ({"preset": "kwon2022", "align": 8}, FastpruneError),
+        ({"preset": "kwon2022", "tune": "weights"}, FastpruneError),
     ],
     ids=str,
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import get_args
 
 import torch
 from torch import Tensor, nn
@@ -30,7 +31,7 @@ def collect_statistics(
     *,
     sites: Sequence[Site] | None = None,
     fisher: FisherKind = "sample",
-    targets: Targets = "auto",
+    targets: Targets = "model",
     output_fisher: bool = False,
     batch_size: int = 32,
     seed: int = 0,
@@ -49,8 +50,8 @@ def collect_statistics(
         fisher: ``"sample"`` sums outer products of per-sample gradients. ``"batch"`` takes the
             gradient of each mini-batch's mean loss as one row, in the order of the samples, as
             the original code does; it depends on ``batch_size``.
-        targets: ``"labels"``, ``"model"`` for the model's own output distribution, or
-            ``"auto"``: labels where the samples have them.
+        targets: what losses are taken against: the ``"model"``'s own output distribution, which
+            gives the true Fisher information without labels, or ``"labels"``.
         output_fisher: also sum the second moments of the gradients at the sites' outputs, which
             ``tune="scale"`` measures errors with: [outputs, outputs] per site.
         batch_size: samples per forward pass.
@@ -90,11 +91,11 @@ def collect_statistics(
     with watch_mask_gradients(model, sites, moments) as gradients:
         for number, batch in enumerate(batches):
             index = batch.pop("sample_index")
+            ids = [samples.ids[i] for i in index.tolist()]
             row = _mask_gradients(
-                model, to_device(batch, device), index, gradients, objective, dtype
+                model, to_device(batch, device), torch.tensor(ids), gradients, objective, dtype
             )
             if not torch.isfinite(row).all():
-                ids = [samples.ids[i] for i in index.tolist()]
                 raise NumericalError(
                     f"loss or gradient of calibration batch {number} is not finite (rows {ids[:8]}"
                     f"{'…' if len(ids) > 8 else ''}): check those rows, the labels and the weights,"
@@ -115,6 +116,7 @@ def collect_statistics(
         samples=len(samples),
         tokens=sum(samples.lengths),
         fisher=fisher,
+        targets=targets,
         output_fisher=moments,
     )
 
@@ -122,13 +124,11 @@ def collect_statistics(
 def _objective(samples: Samples, targets: Targets, seed: int) -> Objective:
     if targets == "labels" and not _has_labels(samples):
         raise DataError(
-            "the calibration data has no labels; name the label column, or use targets='model'"
+            "the calibration data has no labels; name the label column, or leave targets at 'model'"
         )
-    if targets not in ("auto", "labels", "model"):
-        raise DataError(f"unknown targets {targets!r}; use auto, labels or model")
-    return make_objective(
-        samples.task, labelled=_has_labels(samples) and targets != "model", seed=seed
-    )
+    if targets not in get_args(Targets):
+        raise DataError(f"unknown targets {targets!r}; use {' or '.join(get_args(Targets))}")
+    return make_objective(samples.task, labelled=targets == "labels", seed=seed)
 
 
 def _has_labels(samples: Samples) -> bool:
@@ -139,17 +139,17 @@ def _has_labels(samples: Samples) -> bool:
 def _mask_gradients(
     model: nn.Module,
     batch: dict[str, Tensor],
-    index: Tensor,
+    ids: Tensor,
     gradients: MaskGradients,
     objective: Objective,
     dtype: torch.dtype,
 ) -> Tensor:
     valid = batch.get("attention_mask")
-    gradients.begin(len(index), None if valid is None else valid.bool())
+    gradients.begin(len(ids), None if valid is None else valid.bool())
     with torch.enable_grad():
         with autocast(device_of(model), dtype):
             outputs = model(**model_inputs(batch))
-        loss = objective(outputs, batch, index)
+        loss = objective(outputs, batch, ids)
         # The sum, not the mean: each sample's gradient must not depend on the batch it is in.
         loss.sum().backward()
     row = gradients.take()

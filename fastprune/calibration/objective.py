@@ -18,10 +18,10 @@ from torch.nn import functional as F
 from fastprune.data.samples import IGNORED_LABEL
 from fastprune.errors import DataError
 
-Targets = Literal["auto", "labels", "model"]
+Targets = Literal["model", "labels"]
 Batch = dict[str, Tensor]
 Objective = Callable[[Any, Batch, Tensor], Tensor]
-"""(model outputs, batch, sample_index) -> loss per sample, float32 [samples]."""
+"""(model outputs, batch, sample ids int64 [samples]) -> loss per sample, float32 [samples]."""
 
 # More samples than this would share draws between neighbouring seeds. The generator reads only the
 # lower 32 bits of its seed, so the stride has to be small.
@@ -34,8 +34,8 @@ def make_objective(task: str, *, labelled: bool, seed: int) -> Objective:
     Args:
         task: a task name of :class:`fastprune.data.Samples`.
         labelled: use the batch's labels; otherwise draw targets from the model's output.
-        seed: of the draws. A sample's draw depends on its own index only, so neither the batch
-            size nor the order of batches changes it.
+        seed: of the draws. A sample's draw depends on its own id only, so neither batches nor
+            shards change it.
     """
     try:
         loss = _LOSSES[task]

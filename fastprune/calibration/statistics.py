@@ -31,6 +31,7 @@ class Statistics:
         samples: number of calibration samples seen.
         tokens: number of valid tokens seen.
         fisher: whose gradients the rows are.
+        targets: what the losses were taken against, ``"labels"`` or the ``"model"``'s own outputs.
         output_fisher: float32 [sites, outputs, outputs], second moments of the gradients at the
             outputs of the sites' projections, summed over tokens; None where not collected.
     """
@@ -42,6 +43,7 @@ class Statistics:
     samples: int
     tokens: int
     fisher: FisherKind = "sample"
+    targets: str = "labels"
     output_fisher: torch.Tensor | None = None
 
     @property
@@ -66,11 +68,11 @@ class Statistics:
         return dict(zip(self.site_names, self.output_fisher, strict=True))
 
     def __add__(self, other: Statistics) -> Statistics:
-        ours = (self.site_names, self.sizes, self.fisher)
-        if ours != (other.site_names, other.sizes, other.fisher):
+        kinds = [(s.site_names, s.sizes, s.fisher, s.targets) for s in (self, other)]
+        if kinds[0] != kinds[1]:
             raise DataError(
                 "statistics of different models or kinds of Fisher information do not add up; "
-                "collect both with the same model and the same `fisher`"
+                "collect both with the same model, `fisher` and `targets`"
             )
         return Statistics(
             site_names=self.site_names,
@@ -80,6 +82,7 @@ class Statistics:
             samples=self.samples + other.samples,
             tokens=self.tokens + other.tokens,
             fisher=self.fisher,
+            targets=self.targets,
             output_fisher=_sum(self.output_fisher, other.output_fisher),
         )
 
@@ -97,6 +100,7 @@ class Statistics:
             "samples": self.samples,
             "tokens": self.tokens,
             "fisher": self.fisher,
+            "targets": self.targets,
         }
         partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
         try:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import click
 
 from fastprune.budget import Budget, parse_budget
+from fastprune.calibration.objective import Targets
 from fastprune.cli.options import calm_libraries, data_options, output_options, running_options
 from fastprune.cli.tables import print_report
 from fastprune.compaction.atomic import check_target
@@ -46,19 +47,17 @@ from fastprune.tuning import TUNERS
 @click.option(
     "--tune",
     type=click.Choice(list(TUNERS)),
-    default="weights",
-    show_default=True,
-    help="How the units that stay are corrected.",
+    help="How the units that stay are corrected.  [default: weights]",
 )
 @click.option("--preset", type=click.Choice(PRESETS), help="Follow a published algorithm exactly.")
 @click.option("--samples", default=2048, show_default=True, help="Calibration samples.")
 @click.option("--seed", default=0, show_default=True, help="Of every random choice.")
 @click.option(
     "--targets",
-    type=click.Choice(["auto", "labels", "model"]),
-    default="auto",
+    type=click.Choice(get_args(Targets)),
+    default="model",
     show_default=True,
-    help="Losses against labels, or against the model's own output distribution.",
+    help="Losses against the model's own output distribution, or against labels.",
 )
 @click.option("--seq-len", type=float, metavar="N", help="Tokens at which MACs are counted.")
 @click.option("--align", default=1, show_default=True, help="Filter counts are multiples of this.")
@@ -90,15 +89,16 @@ def prune(
         progress=not (quiet or as_json),
         **options,
     )
+    reports = []
     results = prune_to_budgets(model, train, settings, eval_data=eval_data)
     for result, target in zip(results, targets, strict=True):
+        # Saved as they come: what a later budget runs into does not cost the earlier ones.
         result.save_pretrained(target, overwrite=overwrite)
-    if as_json:
-        reports = [result.report.to_dict() for result in results]
-        click.echo(json.dumps(reports if len(reports) > 1 else reports[0], indent=2))
-    elif not quiet:
-        for result, target in zip(results, targets, strict=True):
+        reports.append(result.report.to_dict())
+        if not (quiet or as_json):
             print_report(result.report, target)
+    if as_json:
+        click.echo(json.dumps(reports if len(reports) > 1 else reports[0], indent=2))
 
 
 def _targets(out: Path, budgets: Sequence[Budget]) -> list[Path]:

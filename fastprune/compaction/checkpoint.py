@@ -10,7 +10,7 @@ from typing import Any
 
 import transformers
 from safetensors import SafetensorError
-from transformers import AutoModel, PretrainedConfig, PreTrainedModel
+from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
 
 from fastprune.compaction.atomic import atomic_directory
 from fastprune.compaction.pruned_config import describe_
@@ -63,19 +63,20 @@ def save_pretrained(
 
 
 def load_pretrained(directory: str | os.PathLike[str], **kwargs: Any) -> PreTrainedModel:
-    """Load a directory written by :func:`save_pretrained` (or any dense checkpoint), in eval mode.
+    """Load a directory written by :func:`save_pretrained`, or any dense checkpoint, in eval mode.
 
     The model class is the one the checkpoint names; the weights keep their dtype. Unlike plain
     ``from_pretrained``, every weight must be in the checkpoint: none is ever initialised.
 
     Args:
+        directory: a local directory, or the id of a model on the hub.
         kwargs: passed on to ``from_pretrained`` (``dtype``, ``device_map``,
             ``attn_implementation`` …).
 
     Raises:
         CheckpointError: files are missing, truncated, or do not fit the model.
     """
-    path = Path(directory)
+    path = Path(directory) if os.path.isdir(directory) else os.fspath(directory)
     model_class = _model_class(path)
     kwargs = {"dtype": "auto", **kwargs, "output_loading_info": True}
     kwargs["ignore_mismatched_sizes"] = False
@@ -112,17 +113,23 @@ def _describing_config(model: PreTrainedModel) -> PretrainedConfig:
     return config
 
 
-def _model_class(path: Path) -> Any:
-    file = path / "config.json"
+def _model_class(path: Path | str) -> Any:
+    """The class that the checkpoint's config names; any other would drop its head in silence."""
     try:
-        config = json.loads(file.read_text(encoding="utf-8"))
-        architectures = config.get("architectures") or []
-    except (OSError, ValueError, AttributeError) as error:
+        config = AutoConfig.from_pretrained(path)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(
-            f"cannot read {file}: {_first_line(error)}; point to a directory written by "
-            "save_pretrained"
+            f"cannot read the config of {path}: {_first_line(error)}; name a directory written by "
+            "save_pretrained, or a model id on the hub"
         ) from error
-    return getattr(transformers, architectures[0], AutoModel) if architectures else AutoModel
+    (name, *_) = config.architectures or ["AutoModel"]
+    model_class = getattr(transformers, name, None)
+    if model_class is None:
+        raise CheckpointError(
+            f"{path} holds a {name}, which this transformers does not have; load it yourself and "
+            "pass the model"
+        )
+    return model_class
 
 
 def _first_line(error: BaseException) -> str:

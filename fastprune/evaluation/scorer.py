@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import nn
 
 from fastprune.data import Samples
@@ -29,6 +30,7 @@ class Scorer:
         metric: str | None = None,
         *,
         batch_size: int = 32,
+        dtype: torch.dtype = torch.float32,
         progress: bool = False,
     ) -> None:
         """Check the metric against the samples' task before any work starts.
@@ -40,7 +42,11 @@ class Scorer:
         if samples is None and metric is not None:
             raise DataError(f"metric {metric!r} needs evaluation data; give eval_data (--eval)")
         self._samples = samples
-        self._options: dict[str, Any] = {"batch_size": batch_size, "progress": progress}
+        self._options: dict[str, Any] = {
+            "batch_size": batch_size,
+            "dtype": dtype,
+            "progress": progress,
+        }
         self.metric = None if samples is None else resolve_metric(metric, samples)
 
     def dense(self, model: nn.Module) -> float | None:

@@ -27,6 +27,7 @@ from fastprune.ops.host import budget_search
 from fastprune.ops.loader import native_status
 
 __all__ = [
+    "LARGEST_SYSTEM",
     "ArgumentError",
     "block_lstsq",
     "budget_search",

@@ -12,8 +12,8 @@ from fastprune import ops
 from fastprune.structure.site import Site
 from fastprune.tuning.system import LeastSquares
 
-# Ridge relative to the mean diagonal of the normal matrix. One per cent is where the prototype
-# stood; between 0.1 and 5 per cent the choice makes no clear difference.
+# Ridge relative to the mean diagonal of the normal matrix: small enough to leave well-determined
+# directions alone, large enough for those that a few thousand tokens do not determine.
 RIDGE = 1e-2
 # Scales are damped more: the loss depends on few directions of an output, which leaves most
 # combinations of scales undetermined.
@@ -78,15 +78,7 @@ def reconstruct_weights(
     gram, cross = (system.gram, system.cross) if bias is None else system.centred()
     # Relative to the moments about zero: those about the mean can vanish into rounding.
     ridge = RIDGE * system.gram.diagonal().mean()
-    damped = gram + ridge * torch.eye(site.columns, dtype=gram.dtype, device=gram.device)
-    solution, info = ops.block_lstsq(damped.flatten(), cross, [site.columns], 0.0)
-    _check(info)
-    change = solution.T
-    if bias is None:
-        return Update(weight.double() + change)
-    n = max(system.rows, 1)
-    shift = (system.error_sum - change @ system.x_sum) / n
-    return Update(weight.double() + change, bias.double() + shift)
+    return _with_bias(system, weight, weight.double() + _solve(gram, cross, ridge).T, bias)
 
 
 def scale_units(site: Site, system: LeastSquares, weight: Tensor, bias: Tensor | None) -> Update:
@@ -94,20 +86,30 @@ def scale_units(site: Site, system: LeastSquares, weight: Tensor, bias: Tensor |
 
     The scale is folded into the unit's columns of the projection. One number per unit cannot make
     every output right, so errors are weighed by how much the loss depends on each direction of
-    the output, where the system has such a metric.
+    the output, where the system has such a metric. The bias is free, as in reconstruction.
 
     Raises:
         SolveFailure: no solution, or scales that are out of all proportion.
     """
     # At scale 1 the error is r, so the right-hand side belongs to the deviation from 1.
-    seen, cross = weight, system.cross
+    gram, cross = (system.gram, system.cross) if bias is None else system.centred()
+    seen = weight
     if system.metric is not None:
         root = _square_root(system.metric)
         seen, cross = root @ weight.double(), cross @ root
-    matrix, rhs = ops.tuning_system(system.gram, seen, cross, site.group)
-    deviation, info = ops.block_lstsq(matrix.flatten(), rhs, [site.units], SCALE_RIDGE)
-    _check(info)
-    return apply_scales(site, weight, 1 + deviation)
+    matrix, rhs = ops.tuning_system(gram, seen, cross, site.group)
+    deviation = _solve(matrix, rhs[:, None], SCALE_RIDGE * matrix.diagonal().mean())
+    scaled = apply_scales(site, weight, 1 + deviation[:, 0])
+    return _with_bias(system, weight, scaled.weight, bias)
+
+
+def _with_bias(system: LeastSquares, old: Tensor, new: Tensor, bias: Tensor | None) -> Update:
+    """The bias that leaves no mean error once the weight has changed; it is free of any penalty."""
+    if bias is None:
+        return Update(new)
+    change = new - old.double()
+    shift = (system.error_sum - change @ system.x_sum) / max(system.rows, 1)
+    return Update(new, bias.double() + shift)
 
 
 def _square_root(metric: Tensor) -> Tensor:
@@ -130,9 +132,22 @@ def apply_scales(site: Site, weight: Tensor, scales: Tensor) -> Update:
     return Update(weight.double() * scales.repeat_interleave(site.group).double())
 
 
-def _check(info: Tensor) -> None:
-    code = int(info[0])
+def _solve(matrix: Tensor, rhs: Tensor, ridge: Tensor) -> Tensor:
+    """Solve ``(matrix + ridge I) x = rhs``: float64 [n, n] and [n, k] to [n, k].
+
+    Raises:
+        SolveFailure: the matrix is not positive definite, or something is not finite.
+    """
+    n = len(matrix)
+    damped = matrix + ridge * torch.eye(n, dtype=matrix.dtype, device=matrix.device)
+    if n <= ops.LARGEST_SYSTEM:
+        solution, info = ops.block_lstsq(damped.flatten(), rhs, [n], 0.0)
+    else:
+        factor, info = torch.linalg.cholesky_ex(damped)
+        solution = torch.cholesky_solve(rhs, factor)
+    code = int(info)
     if code > 0:
         raise SolveFailure(f"the normal matrix is singular at unknown {code - 1}")
-    if code < 0:
+    if code < 0 or not torch.isfinite(solution).all():
         raise SolveFailure("the calibration activations are not finite here")
+    return solution

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from calibration.test_gradients import text_samples
+from calibration.test_gradients import samples_for, text_samples
 from tiny_models import tiny
 
 from fastprune import Statistics, collect_statistics
@@ -14,10 +14,18 @@ def model():
     return tiny("bert").float()
 
 
-def test_shards_add_up_to_the_whole(model):
-    samples = text_samples("classification", 8)
-    whole = collect_statistics(model, samples)
-    parts = [collect_statistics(model, samples.select(p)) for p in (range(3), range(3, 8))]
+@pytest.mark.parametrize("family", ["bert", "xlm-roberta", "gpt2"])
+@pytest.mark.parametrize("targets", ["labels", "model"])
+def test_shards_add_up_to_the_whole(family, targets):
+    if (family, targets) == ("xlm-roberta", "labels"):
+        pytest.skip("embeddings have no labels")
+    model = tiny(family).float()
+    samples = samples_for(family, count=8)
+    whole = collect_statistics(model, samples, targets=targets)
+    parts = [
+        collect_statistics(model, samples.select(p), targets=targets)
+        for p in (range(3), range(3, 8))
+    ]
     together = parts[0] + parts[1]
     scale = whole.blocks.abs().max()
     assert (together.blocks - whole.blocks).abs().max() <= 1e-4 * scale
@@ -48,6 +56,8 @@ def test_different_models_or_kinds_do_not_add_up(model):
         ours + collect_statistics(tiny("bert", num_hidden_layers=2).float(), samples)
     with pytest.raises(DataError):
         ours + collect_statistics(model, samples, fisher="batch")
+    with pytest.raises(DataError):
+        ours + collect_statistics(model, samples, targets="labels")
 
 
 @pytest.mark.parametrize("damage", ["missing", "garbage", "truncated", "foreign"])

@@ -53,8 +53,8 @@ def tuning_system(gram: Tensor, weight: Tensor, cross: Tensor, group: int) -> An
     exact = reference.tuning_system(gram, weight, cross, group)
     magnitudes = reference.tuning_system(gram.abs(), weight.abs(), cross.abs(), group)
     k = weight.shape[0]
-    # CUDA forms W^T W in f32 tiles; block sums are f64 everywhere.
-    eps = EPS32 if weight.is_cuda else EPS64
+    # CUDA forms W^T W in f32 tiles, unless W is f64; block sums are f64 everywhere.
+    eps = EPS32 if weight.is_cuda and weight.dtype != torch.float64 else EPS64
     return exact, tuple(
         _sum_bound(k + group * group, eps, m) + torch.finfo(gram.dtype).eps * m for m in magnitudes
     )

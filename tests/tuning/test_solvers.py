@@ -9,7 +9,13 @@ import torch
 from tiny_models import tiny
 
 from fastprune import find_sites
-from fastprune.tuning.solvers import RIDGE, SolveFailure, reconstruct_weights, scale_units
+from fastprune.tuning.solvers import (
+    RIDGE,
+    SCALE_RIDGE,
+    SolveFailure,
+    reconstruct_weights,
+    scale_units,
+)
 from fastprune.tuning.system import LeastSquares
 
 SITE = find_sites(tiny("bert"))[0]
@@ -87,3 +93,39 @@ def test_values_that_are_not_finite_are_a_failure(problem):
     error[3, 2] = float("inf")
     with pytest.raises(SolveFailure, match="not finite"):
         reconstruct_weights(site, sums(x, error), weight, bias)
+
+
+def test_systems_beyond_the_native_limit_are_solved_too(problem, monkeypatch):
+    site, x, error, weight, bias = problem
+    expected = [
+        solver(site, sums(x, error), weight, bias).weight
+        for solver in (reconstruct_weights, scale_units)
+    ]
+    monkeypatch.setattr("fastprune.ops.LARGEST_SYSTEM", 0)
+    got = [
+        solver(site, sums(x, error), weight, bias).weight
+        for solver in (reconstruct_weights, scale_units)
+    ]
+    for a, b in zip(got, expected, strict=True):
+        assert torch.allclose(a, b, rtol=1e-9)
+
+
+def test_scales_minimise_the_error_that_the_metric_sees():
+    """Against least squares over rows whose errors were projected first."""
+    generator = torch.Generator().manual_seed(0)
+    x, error = (torch.randn(200, n, generator=generator) for n in (12, 6))
+    weight = torch.randn(6, 12, generator=generator)
+    direction = torch.randn(6, 2, generator=generator).double()
+    site = replace(SITE, units=3, group=4, outputs=6)
+    system = sums(x, error)
+    system.metric = direction @ direction.T
+    scales = scale_units(site, system, weight, None).weight / weight.double()
+    outputs = [
+        (x.double()[:, u * 4 : u * 4 + 4] @ weight.double()[:, u * 4 : u * 4 + 4].T @ direction)
+        for u in range(3)
+    ]
+    columns = torch.stack([o.flatten() for o in outputs], dim=1)
+    target = (error.double() @ direction).flatten()[:, None]
+    penalty = SCALE_RIDGE * columns.square().sum(0).mean()
+    expected = 1 + ridge_regression(columns, target, penalty)[:, 0]
+    assert close(scales.mean(0).view(3, 4).mean(1), expected)
