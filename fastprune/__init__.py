@@ -17,8 +17,7 @@ from fastprune.errors import FastpruneError
 from fastprune.evaluation import evaluate, measure_latency
 from fastprune.pipeline import PruneResult, prune
 from fastprune.structure import Site, find_sites
-
-__version__ = "0.1.0"
+from fastprune.version import __version__
 
 __all__ = [
     "Budget",
@@ -27,6 +26,7 @@ __all__ = [
     "Samples",
     "Site",
     "Statistics",
+    "__version__",
     "collect_statistics",
     "compact",
     "evaluate",

@@ -256,25 +256,39 @@ class _Run:
             settings.method, self._dense, self._sites, statistics, settings.seed
         )
         with self._watch.stage("search"):
-            searched = [self._search(importance, budget) for budget in settings.budgets]
-        kept = torch.stack([masks.kept for masks in searched])
+            kept = self._search(importance, settings.budgets)
+            teachers = self._search(importance, self._teacher_budgets())
         if statistics is not None and settings.method == "fisher" and settings.rearrange:
             with self._watch.stage("rearrange"):
-                kept = rearrange_masks(statistics, kept).cpu()
+                rows = rearrange_masks(statistics, torch.stack(list(kept.values()))).cpu()
+                kept = dict(zip(kept, rows, strict=True))
         return [
-            (budget, _Masks(row, masks.teacher))
-            for budget, row, masks in zip(settings.budgets, kept, searched, strict=True)
+            (budget, _Masks(kept[budget], teacher))
+            for budget, teacher in zip(
+                settings.budgets, teachers.values() or [None] * len(kept), strict=True
+            )
         ]
 
-    def _search(self, importance: Tensor, budget: Budget) -> _Masks:
+    def _search(self, importance: Tensor, budgets: Sequence[Budget]) -> dict[Budget, Tensor]:
+        """Masks of all budgets, those of one kind in one call."""
         settings = self._settings
-        prices = self._prices(budget.kind)
         kinds = uniform_kinds(self._dense) if settings.uniform else None
-        (kept,) = select_masks(importance, prices, [budget], align=settings.align, uniform=kinds)
-        if not settings.parity:
-            return _Masks(kept)
-        (teacher,) = select_masks(importance, prices, [staged_teacher_budget(budget, prices.dense)])
-        return _Masks(kept, teacher)
+        masks: dict[Budget, Tensor] = {}
+        for kind in {budget.kind for budget in budgets}:
+            alike = [budget for budget in budgets if budget.kind == kind]
+            rows = select_masks(
+                importance, self._prices(kind), alike, align=settings.align, uniform=kinds
+            )
+            masks.update(zip(alike, rows, strict=True))
+        return {budget: masks[budget] for budget in budgets}
+
+    def _teacher_budgets(self) -> list[Budget]:
+        if not self._settings.parity:
+            return []
+        return [
+            staged_teacher_budget(budget, self._prices(budget.kind).dense)
+            for budget in self._settings.budgets
+        ]
 
     def _finish(
         self,

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-import fastprune
+from fastprune.version import __version__
 
 
 @dataclass
@@ -138,7 +138,7 @@ def versions() -> dict[str, str]:
     """Versions that a result depends on."""
     packages = ("torch", "transformers", "datasets", "numpy", "scipy")
     return {
-        "fastprune": fastprune.__version__,
+        "fastprune": __version__,
         "python": platform.python_version(),
         **{package: importlib.metadata.version(package) for package in packages},
     }

@@ -7,8 +7,8 @@ import json
 
 import pytest
 import torch
-from calibration.test_gradients import samples_for, text_samples
 from tiny_models import FAMILIES, tiny
+from tiny_samples import samples_for, text_samples
 
 import fastprune
 from fastprune import FastpruneError, find_sites, parse_budget, prune

@@ -12,9 +12,9 @@ from rich.table import Table
 
 from fastprune.budget import price_sites
 from fastprune.cli.options import calm_libraries, output_options
+from fastprune.compaction import ProofReport, prove
 from fastprune.inputs import load_model
 from fastprune.structure import find_sites
-from fastprune.structure.proof import ProofReport, prove
 
 
 @click.command()

@@ -7,13 +7,13 @@ from typing import Any
 
 import click
 
-from fastprune import __version__
 from fastprune.cli.demo import demo
 from fastprune.cli.doctor import doctor
 from fastprune.cli.evaluate import evaluate
 from fastprune.cli.inspect import inspect
 from fastprune.cli.prune import prune
 from fastprune.errors import FastpruneError
+from fastprune.version import __version__
 
 
 class _Group(click.Group):

@@ -12,17 +12,14 @@ from fastprune.structure.declaration import (
 )
 from fastprune.structure.masking import masked
 from fastprune.structure.projection import get_projection, set_projection
-from fastprune.structure.proof import ProofReport, SiteProof, prove
 from fastprune.structure.site import Site, SiteKind
 from fastprune.structure.sites import find_sites, layer_units
 
 __all__ = [
     "Attention",
     "Declaration",
-    "ProofReport",
     "Site",
     "SiteKind",
-    "SiteProof",
     "Sublayer",
     "declare",
     "declared_types",
@@ -30,6 +27,5 @@ __all__ = [
     "get_projection",
     "layer_units",
     "masked",
-    "prove",
     "set_projection",
 ]

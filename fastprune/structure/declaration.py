@@ -68,7 +68,7 @@ def declare(model_type: str, *variants: Declaration) -> None:
             the first whose ``when`` accepts the config and whose paths all exist is used.
 
     Declaring a type again replaces what was known about it. ``fastprune inspect MODEL`` or
-    :func:`fastprune.structure.prove` then shows on a live model whether the declaration is right.
+    :func:`fastprune.compaction.prove` then shows on a live model whether the declaration is right.
     """
     if not variants:
         raise ValueError("declare() needs at least one Declaration")

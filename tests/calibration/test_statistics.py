@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from calibration.test_gradients import samples_for, text_samples
 from tiny_models import tiny
+from tiny_samples import samples_for, text_samples
 
 from fastprune import Statistics, collect_statistics
 from fastprune.errors import CheckpointError, DataError

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import torch
+
+import fastprune
 
 COMPUTE = """
 import torch
@@ -53,3 +56,22 @@ def test_fallback_agrees_with_native(tmp_path: Path) -> None:
         assert native.dtype == fallback.dtype
         # A handful of float32 products per element.
         torch.testing.assert_close(native, fallback, rtol=1e-5, atol=1e-5)
+
+
+def test_a_missing_or_broken_library_warns_once_and_works(tmp_path: Path) -> None:
+    """An installation whose library is gone, or is not one."""
+    package = Path(fastprune.__file__).parent
+    copy = tmp_path / "fastprune"
+    shutil.copytree(package, copy, ignore=shutil.ignore_patterns("_native.so", "__pycache__"))
+    script = f"""
+import warnings
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    {COMPUTE.replace(chr(10), chr(10) + "    ")}
+ours = [w for w in caught if "without its native kernels" in str(w.message)]
+assert len(ours) == 1, caught
+"""
+    for broken in (False, True):
+        if broken:
+            (copy / "_native.so").write_bytes(b"not a library")
+        subprocess.run([sys.executable, "-c", script], cwd=tmp_path, check=True, timeout=120)

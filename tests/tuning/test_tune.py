@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from calibration.test_gradients import image_samples, text_samples
 from tiny_models import FAMILIES, random_masks, tiny
+from tiny_samples import image_samples, text_samples
 
 from fastprune import compact, find_sites
 from fastprune.structure import get_projection, masked, set_projection

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from fastprune.compaction.surgery import compact
 from fastprune.errors import UnsupportedModelError
 from fastprune.structure.inputs import dummy_inputs
 from fastprune.structure.masking import masked
@@ -64,9 +65,6 @@ def prove(
     Raises:
         UnsupportedModelError: no declaration fits, or what it leaves does not run.
     """
-    # The one look ahead: what is proven here is that masks and surgery agree.
-    from fastprune.compaction.surgery import compact
-
     sites = find_sites(model)
     small_enough = sum(p.numel() for p in model.parameters()) <= _DOUBLE_LIMIT
     dtype = torch.float64 if small_enough else torch.float32
