@@ -6,6 +6,7 @@ import copy
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,8 +18,14 @@ from fastprune.compaction import load_pretrained
 from fastprune.data import Samples, load_samples, task_of
 from fastprune.data.sources import Split
 from fastprune.device import resolve_device
-from fastprune.errors import DataError, FastpruneError, NumericalError
+from fastprune.errors import (
+    DataError,
+    FastpruneError,
+    NumericalError,
+    UnsupportedModelError,
+)
 from fastprune.settings import Settings
+from fastprune.structure import find_sites
 
 
 @dataclass(frozen=True)
@@ -45,10 +52,17 @@ class Reader:
         """Draw the calibration samples."""
         labels = settings.targets == "labels" and settings.method == "fisher"
         if not settings.parity:
-            return self._read(source, "train", labels, limit=settings.samples, seed=settings.seed)
+            return self._read(
+                source,
+                "train",
+                labels,
+                limit=settings.limit,
+                at_most=settings.samples is None,
+                seed=settings.seed,
+            )
         everything = self._read(source, "train", labels)
         # The original draws with replacement, so it may ask for more than there is.
-        draw = np.random.RandomState(settings.seed).choice(len(everything), settings.samples)
+        draw = np.random.RandomState(settings.seed).choice(len(everything), settings.limit)
         return everything.select(draw.tolist())
 
     def held_out(self, source: Any) -> Samples:
@@ -117,22 +131,40 @@ def load_tokenizer(path: str | os.PathLike[str], model: nn.Module) -> Any:
     Raises:
         DataError: there is none.
     """
-    loader = AutoImageProcessor if task_of(model) == "image" else AutoTokenizer
+    images = task_of(model) == "image"
+    if not images and os.path.isdir(path) and not _has_vocabulary(Path(path)):
+        # transformers would make up a tokenizer that knows no words.
+        raise DataError(
+            f"{path} holds no tokenizer (tokenizer.json or a vocabulary); save the model's there"
+        )
+    loader = AutoImageProcessor if images else AutoTokenizer
     try:
         return loader.from_pretrained(path)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (ImportError, OSError, ValueError, KeyError, TypeError) as error:
         reason = str(error).strip().splitlines()[0]
         raise DataError(
             f"no tokenizer can be loaded from {path} ({reason}); save the model's tokenizer there"
         ) from error
 
 
-def check_finite(model: nn.Module) -> None:
-    """Refuse weights that no calculation can survive.
+def _has_vocabulary(directory: Path) -> bool:
+    patterns = ("tokenizer.json", "vocab.*", "*.model", "*.bpe", "tokenizer*.tiktoken")
+    return any(any(directory.glob(pattern)) for pattern in patterns)
+
+
+def check_prunable(model: nn.Module, align: int = 1) -> None:
+    """Refuse models that nothing can be taken from, or whose weights no calculation survives.
 
     Raises:
-        FastpruneError: naming the first parameter with a NaN or an infinity.
+        UnsupportedModelError: an architecture without declaration, or no units left.
+        FastpruneError: a weight with a NaN or an infinity, or an alignment wider than any FFN.
     """
+    sites = find_sites(model)
+    if not sites:
+        raise UnsupportedModelError("no heads or filters are left in this model to prune")
+    widest = max((site.units for site in sites if site.kind == "ffn"), default=align)
+    if align > widest:
+        raise FastpruneError(f"align {align} is wider than any FFN ({widest} filters); use less")
     for name, parameter in model.named_parameters():
         if not torch.isfinite(parameter).all():
             raise FastpruneError(

@@ -21,7 +21,7 @@ from fastprune.evaluation.latency import measure_latency
 from fastprune.evaluation.scorer import Scorer
 from fastprune.inputs import (
     Reader,
-    check_finite,
+    check_prunable,
     computable,
     load_model,
     load_tokenizer,
@@ -84,7 +84,7 @@ def prune(
     eval_data: Any = None,
     metric: str | None = None,
     tokenizer: Any = None,
-    samples: int = 2048,
+    samples: int | None = None,
     batch_size: int = 32,
     max_length: int | None = None,
     seq_len: float | None = None,
@@ -116,7 +116,7 @@ def prune(
         eval_data: held-out data for the scores before and after; None skips them.
         metric: of ``eval_data``; by default the task's customary one.
         tokenizer: found beside ``model`` where that is a path.
-        samples: calibration samples, drawn by ``seed``.
+        samples: calibration samples, drawn by ``seed``; by default 2048, or all there are.
         batch_size: samples per forward pass.
         max_length: longest sample, in tokens.
         seq_len: tokens at which MACs are counted; by default the mean calibration length.
@@ -183,8 +183,7 @@ def prune_to_budgets(
         dense = load_model(model, settings.device)
         if tokenizer is None and not isinstance(model, nn.Module):
             tokenizer = load_tokenizer(model, dense)
-        find_sites(dense)  # an unsupported model fails before any data are read
-        check_finite(dense)
+        check_prunable(dense, settings.align)  # fails before any data are read
         reader = Reader(
             dense,
             tokenizer,
@@ -314,6 +313,7 @@ class _Run:
             method=settings.method,
             tune=settings.tuner,
             preset=settings.preset,
+            targets=settings.targets,
             seed=settings.seed,
             seq_len=self._seq_len,
             score=Score(self._scorer.metric, dense_score, pruned_score),
@@ -360,13 +360,15 @@ class _Run:
         return Size(self._prices(kind).dense, left.dense)
 
     def _measure(self, pruned: nn.Module) -> Latency:
-        batch, length = self._settings.batch_size, max(1, round(self._seq_len))
+        settings = self._settings
+        batch = min(settings.batch_size, len(self._samples))
+        length = max(1, round(self._samples.mean_length))
         measured = measure_latency(
             {"dense": self._given, "pruned": pruned},
             batch=batch,
             length=length,
-            dtype=self._settings.dtype,
-            progress=self._settings.progress,
+            dtype=settings.dtype,
+            progress=settings.progress,
         )
         return Latency(measured["dense"], measured["pruned"], batch, length)
 

@@ -92,6 +92,7 @@ class Report:
         macs: multiply-accumulates of the prunable part, one sequence of ``seq_len`` tokens.
         params: parameters of the prunable part, biases of removed units included.
         params_total: parameters of the whole model, embeddings and heads included.
+        targets: what calibration losses were taken against, ``"model"`` or ``"labels"``.
         units: kept units per layer, by ``"heads"`` and ``"filters"``.
         timing_s: seconds per stage; stages before ``compact`` are shared by all budgets of a run.
             ``total`` is their sum; scoring and the measurement of latency are not in it.
@@ -104,6 +105,7 @@ class Report:
     method: str
     tune: str
     preset: str | None
+    targets: str
     seed: int
     seq_len: float
     score: Score

@@ -15,6 +15,7 @@ from fastprune.errors import FastpruneError
 from fastprune.selection import METHODS
 from fastprune.tuning import TUNERS
 
+DEFAULT_SAMPLES = 2048
 PRESETS = ("kwon2022",)
 """Named groups of settings. ``kwon2022`` reproduces the original algorithm step for step."""
 
@@ -28,7 +29,7 @@ class Settings:
     tune: str | None = None
     preset: str | None = None
     metric: str | None = None
-    samples: int = 2048
+    samples: int | None = None
     batch_size: int = 32
     max_length: int | None = None
     seq_len: float | None = None
@@ -58,12 +59,17 @@ class Settings:
             raise FastpruneError("the same budget is given twice; name each budget once")
         for name in ("samples", "batch_size", "align", "max_length"):
             value = getattr(self, name)
-            if value is not None and value < 1:
-                raise FastpruneError(f"{name} must be at least 1, got {value}")
-        if not 0 <= self.seed < 2**31:
-            raise FastpruneError(f"seed must lie in [0, 2**31), got {self.seed}")
+            if value is not None and (not isinstance(value, int) or value < 1):
+                raise FastpruneError(f"{name} must be a whole number from 1 on, got {value}")
+        if not isinstance(self.seed, int) or not 0 <= self.seed < 2**31:
+            raise FastpruneError(f"seed must be a whole number in [0, 2**31), got {self.seed}")
         if self.seq_len is not None and not 0 < self.seq_len < float("inf"):
             raise FastpruneError(f"seq_len must be a positive number of tokens, got {self.seq_len}")
+
+    @property
+    def limit(self) -> int:
+        """How many calibration samples are drawn, where there are that many."""
+        return self.samples or DEFAULT_SAMPLES
 
     @property
     def parity(self) -> bool:

@@ -7,16 +7,24 @@ from pathlib import Path
 
 import click
 
+from fastprune.budget import parse_budget
 from fastprune.cli.options import calm_libraries, output_options
 from fastprune.cli.tables import print_report
+from fastprune.compaction.atomic import check_target
 from fastprune.demo import encoder_directory, text_corpus
 from fastprune.pipeline import prune
 
 
 @click.command()
 @click.option("--budget", default="macs=0.5", show_default=True, metavar="KIND=VALUE")
-@click.option("--samples", default=2048, show_default=True, help="Calibration sentences.")
-@click.option("--seed", default=0, show_default=True)
+@click.option(
+    "--samples",
+    type=click.IntRange(1, 10000),
+    default=2048,
+    show_default=True,
+    help="Calibration sentences.",
+)
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
 @click.option("--out", type=click.Path(path_type=Path), help="Also save the smaller model here.")
 @click.option("--overwrite", is_flag=True, help="Replace an existing output directory.")
 @output_options
@@ -35,6 +43,9 @@ def demo(
     pruned embeddings keep the original's similarities on sentences from other packages.
     """
     calm_libraries()
+    asked = parse_budget(budget)
+    if out is not None:
+        check_target(out, overwrite)
     say = click.echo if not (quiet or as_json) else lambda _: None
     encoder = encoder_directory()
     say(f"model: all-MiniLM-L6-v2 in {encoder}")
@@ -43,7 +54,7 @@ def demo(
     result = prune(
         str(encoder),
         train,
-        budget,
+        asked,
         eval_data=held_out,
         samples=samples,
         seed=seed,

@@ -13,7 +13,8 @@ from rich.table import Table
 from fastprune.budget import price_sites
 from fastprune.cli.options import calm_libraries, output_options
 from fastprune.compaction import ProofReport, prove
-from fastprune.inputs import load_model
+from fastprune.errors import FastpruneError
+from fastprune.inputs import check_prunable, load_model
 from fastprune.structure import find_sites
 
 
@@ -24,7 +25,10 @@ from fastprune.structure import find_sites
 def inspect(model: str, seq_len: float, quiet: bool, as_json: bool) -> None:
     """Print the sites of MODEL, and prove on the model itself that they can be removed."""
     calm_libraries()
+    if not 0 < seq_len < float("inf"):
+        raise FastpruneError(f"seq-len must be a positive number of tokens, got {seq_len}")
     loaded = load_model(model, "cpu")
+    check_prunable(loaded)
     sites = find_sites(loaded)
     macs = price_sites(sites, "macs", seq_len)
     params = price_sites(sites, "params", seq_len)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from typing import Any
 
@@ -20,6 +21,8 @@ class _Group(click.Group):
     """Prints fastprune's own errors as the one line they are."""
 
     def invoke(self, context: click.Context) -> Any:
+        # A terminated run leaves through the same clean-up as an interrupted one.
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
         try:
             return super().invoke(context)
         except FastpruneError as error:

@@ -50,7 +50,7 @@ from fastprune.tuning import TUNERS
     help="How the units that stay are corrected.  [default: weights]",
 )
 @click.option("--preset", type=click.Choice(PRESETS), help="Follow a published algorithm exactly.")
-@click.option("--samples", default=2048, show_default=True, help="Calibration samples.")
+@click.option("--samples", type=int, help="Calibration samples.  [default: 2048, or all]")
 @click.option("--seed", default=0, show_default=True, help="Of every random choice.")
 @click.option(
     "--targets",
@@ -82,7 +82,7 @@ def prune(
     asked = [parse_budget(budget) for budget in budgets]
     targets = _targets(out, asked)
     for target in targets:
-        check_target(target, overwrite)
+        check_target(target, overwrite, keep=[model, train, eval_data])
     settings = Settings(
         budgets=tuple(asked),
         dtype=resolve_dtype(dtype),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -34,7 +34,10 @@ def atomic_directory(
         yield staging
         for path in (*staging.rglob("*"), staging):
             _sync(path)
-        _swap(staging, target)
+        if overwrite:
+            _swap(staging, target)
+        else:
+            os.rename(staging, target)  # refuses what has appeared there in the meantime
         _sync(target.parent)
     except BaseException as error:
         shutil.rmtree(staging, ignore_errors=True)
@@ -47,8 +50,17 @@ def atomic_directory(
         raise
 
 
-def check_target(directory: str | os.PathLike[str], overwrite: bool) -> Path:
+def check_target(
+    directory: str | os.PathLike[str],
+    overwrite: bool,
+    keep: Sequence[str | os.PathLike[str] | None] = (),
+) -> Path:
     """Refuse a target that may not be written, before any work is done for it.
+
+    Args:
+        directory: the target.
+        overwrite: whether a previous checkpoint there may be replaced.
+        keep: paths that must survive, such as the model and data that are read.
 
     Returns:
         The absolute path of the target.
@@ -59,7 +71,16 @@ def check_target(directory: str | os.PathLike[str], overwrite: bool) -> Path:
     target = Path(directory).resolve()
     if target.exists() and not target.is_dir():
         raise CheckpointError(f"{target} is a file; choose another directory")
+    for path in keep:
+        kept = None if path is None else Path(path).resolve()
+        if kept is not None and kept.exists() and (kept == target or target in kept.parents):
+            raise CheckpointError(f"{target} holds {path}, which is read; choose another directory")
     if not target.exists():
+        parent = next(parent for parent in target.parents if parent.exists())
+        if not parent.is_dir() or not os.access(parent, os.W_OK):
+            raise CheckpointError(
+                f"{target} cannot be made in {parent}; choose a writable directory"
+            )
         return target
     if not overwrite:
         raise CheckpointError(
@@ -79,13 +100,16 @@ def _swap(staging: Path, target: Path) -> None:
         os.rename(staging, target)
         return
     previous = staging.with_suffix(".previous")
-    os.rename(target, previous)
     try:
+        os.rename(target, previous)
         os.rename(staging, target)
     except BaseException:
-        os.rename(previous, target)
+        if previous.exists() and not target.exists():
+            os.rename(previous, target)
         raise
-    shutil.rmtree(previous, ignore_errors=True)
+    finally:
+        if target.exists():
+            shutil.rmtree(previous, ignore_errors=True)
 
 
 def _sync(path: Path) -> None:

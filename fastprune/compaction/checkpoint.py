@@ -5,19 +5,21 @@ from __future__ import annotations
 import copy
 import json
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import transformers
 from safetensors import SafetensorError
-from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
+from transformers import AutoConfig, AutoModel, PretrainedConfig, PreTrainedModel
 
 from fastprune.compaction.atomic import atomic_directory
 from fastprune.compaction.pruned_config import describe_
 from fastprune.compaction.registration import align_
 from fastprune.compaction.surgery import resize_
 from fastprune.compaction.uniform import layout, skeleton, uniform_config
-from fastprune.errors import CheckpointError
+from fastprune.errors import CheckpointError, UnsupportedModelError
+from fastprune.structure.declaration import anatomy
 from fastprune.structure.sites import layer_units
 
 REPORT_NAME = "fastprune_report.json"
@@ -82,7 +84,16 @@ def load_pretrained(directory: str | os.PathLike[str], **kwargs: Any) -> PreTrai
     kwargs["ignore_mismatched_sizes"] = False
     try:
         model, info = model_class.from_pretrained(path, **kwargs)
-    except (OSError, SafetensorError, RuntimeError, ValueError, KeyError) as error:
+    except (
+        AttributeError,
+        ImportError,
+        OSError,
+        SafetensorError,
+        RuntimeError,
+        TypeError,
+        ValueError,
+        KeyError,
+    ) as error:
         raise CheckpointError(
             f"cannot load {path}: {_first_line(error)}; copy or save the checkpoint again"
         ) from error
@@ -92,8 +103,23 @@ def load_pretrained(directory: str | os.PathLike[str], **kwargs: Any) -> PreTrai
             f"the weights in {path} lack {sorted(missing)[0]!r} ({len(missing)} in all) that "
             f"{type(model).__name__} needs; copy or save the checkpoint again"
         )
+    _refuse_surplus_layers(model, info["unexpected_keys"], path)
     align_(model)
     return model
+
+
+def _refuse_surplus_layers(model: PreTrainedModel, unexpected: Iterable[str], path: object) -> None:
+    """Weights of layers that the config does not build mean that the two do not belong together."""
+    try:
+        parent = anatomy(model).blocks[0].rpartition(".")[0] + "."
+    except UnsupportedModelError:
+        return
+    surplus = sorted(key for key in unexpected if key.startswith(parent))
+    if surplus:
+        raise CheckpointError(
+            f"the weights in {path} have {surplus[0]!r} ({len(surplus)} in all) that its config "
+            "does not build; copy or save the checkpoint again"
+        )
 
 
 def _describing_config(model: PreTrainedModel) -> PretrainedConfig:
@@ -122,9 +148,11 @@ def _model_class(path: Path | str) -> Any:
             f"cannot read the config of {path}: {_first_line(error)}; name a directory written by "
             "save_pretrained, or a model id on the hub"
         ) from error
-    (name, *_) = config.architectures or ["AutoModel"]
+    if not config.architectures:
+        return AutoModel
+    name = str(config.architectures[0])
     model_class = getattr(transformers, name, None)
-    if model_class is None:
+    if not (isinstance(model_class, type) and issubclass(model_class, PreTrainedModel)):
         raise CheckpointError(
             f"{path} holds a {name}, which this transformers does not have; load it yourself and "
             "pass the model"

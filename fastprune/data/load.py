@@ -37,6 +37,7 @@ def load_samples(
     label_column: str | None = None,
     max_length: int | None = None,
     limit: int | None = None,
+    at_most: bool = False,
     seed: int = 0,
     require_labels: bool = True,
     progress: bool = True,
@@ -60,6 +61,7 @@ def load_samples(
             language modelling 512, and never beyond tokenizer and model.
         limit: keep this many samples, drawn by ``seed`` exactly as ``Samples.draw`` does, but
             before tokenising. Question answering draws questions first, then windows.
+        at_most: fewer samples than ``limit`` are all kept; otherwise they are an error.
         seed: chooses what ``limit`` keeps.
         require_labels: whether unlabelled data are refused; if not, labels are read where
             there are any.
@@ -69,6 +71,13 @@ def load_samples(
         DataError: the data cannot be used; the message names the cause and the cure.
     """
     if isinstance(source, Samples):
+        if task is not None and source.task != task:
+            raise DataError(
+                f"these are samples for {source.task}, but the model does {task}; load them again "
+                "for this model"
+            )
+        if limit is not None and at_most:
+            limit = min(limit, len(source))
         return source if limit is None else source.draw(limit, seed)
     task = task or task_of_config(model_config)
     table, known = read_source(source, split)
@@ -80,6 +89,7 @@ def load_samples(
         label_column or (known.label_column if known else None),
         max_length,
         limit,
+        at_most,
         seed,
         require_labels,
         progress,
@@ -106,6 +116,7 @@ class _Request:
     label_column: str | None
     max_length: int | None
     limit: int | None
+    at_most: bool
     seed: int
     require_labels: bool
     progress: bool
@@ -114,7 +125,8 @@ class _Request:
         """The rows that ``limit`` and ``seed`` leave."""
         if self.limit is None:
             return list(rows)
-        return [rows[p] for p in draw_positions(len(rows), self.limit, self.seed)]
+        limit = min(self.limit, len(rows)) if self.at_most else self.limit
+        return [rows[p] for p in draw_positions(len(rows), limit, self.seed)]
 
     def longest(self) -> int:
         """The truncation length; raises ``DataError`` where there is no tokenizer for text."""

@@ -53,7 +53,8 @@ def lsmr_scales(site: Site, system: LeastSquares, weight: Tensor, bias: Tensor |
         # The original takes an undefined variable here; this is the undamped step it meant.
         deviation = b / a[0, 0]
     else:
-        deviation, stop_reason, *_ = lsmr(a, b, damp=1.0)
+        with np.errstate(over="ignore"):  # its running condition estimate, not the solution
+            deviation, stop_reason, *_ = lsmr(a, b, damp=1.0)
         if stop_reason > _LAST_SUCCESS:
             raise SolveFailure(f"LSMR did not converge (reason {stop_reason})")
     scales = 1 + torch.from_numpy(deviation[: site.units]).to(weight.device)

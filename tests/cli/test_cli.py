@@ -172,6 +172,49 @@ def test_an_interrupt_leaves_nothing_behind(workspace, tmp_path, monkeypatch, mo
     assert not list(tmp_path.iterdir())
 
 
+def test_what_is_read_is_never_overwritten(workspace, tmp_path):
+    """The dense model and the data are still there, whatever --overwrite allows."""
+    model = tmp_path / "model"
+    shutil.copytree(workspace / "model", model)
+    shutil.copy(workspace / "train.tsv", model / "train.tsv")
+    for source, train in (
+        (model, workspace / "train.tsv"),
+        (workspace / "model", model / "train.tsv"),
+    ):
+        result = run("prune", source, "--train", train, "--out", model, "--overwrite")
+        assert result.exit_code == 1
+        assert "which is read" in result.output
+    assert (model / "train.tsv").is_file()
+
+
+def test_a_model_without_a_tokenizer_is_refused(workspace, tmp_path):
+    """transformers would make one up that knows no words, and scores would be wrong in silence."""
+    model = tmp_path / "model"
+    model.mkdir()
+    for name in ("config.json", "model.safetensors"):
+        shutil.copy(workspace / "model" / name, model)
+    result = run("eval", model, "--data", workspace / "eval.tsv")
+    assert result.exit_code == 1
+    assert "holds no tokenizer" in result.output
+
+
+def test_weights_of_more_layers_than_the_config_has_are_refused(workspace, tmp_path):
+    model = tmp_path / "model"
+    shutil.copytree(workspace / "model", model)
+    config = json.loads((model / "config.json").read_text())
+    config["num_hidden_layers"] = 2
+    (model / "config.json").write_text(json.dumps(config))
+    result = run("eval", model, "--data", workspace / "eval.tsv")
+    assert result.exit_code == 1
+    assert "layer.2" in result.output
+
+
+def test_fewer_rows_than_the_default_are_all_used(workspace, tmp_path):
+    arguments = prune_arguments(workspace, tmp_path / "out", "--json")
+    del arguments[arguments.index("--samples") : arguments.index("--samples") + 2]
+    assert len(json.loads(run(*arguments).output)["sample_ids"]) == 40
+
+
 def test_half_precision_checkpoints_keep_their_type(workspace, tmp_path, tokenizer):
     fastprune.save_pretrained(tiny("bert").to(torch.bfloat16), tmp_path / "half", tokenizer)
     result = run(

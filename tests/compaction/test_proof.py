@@ -11,8 +11,8 @@ import torch
 from tiny_models import FAMILIES, tiny
 from torch import nn
 
-from fastprune.errors import UnsupportedModelError
 from fastprune.compaction import prove
+from fastprune.errors import UnsupportedModelError
 from fastprune.structure import Attention, Declaration, Sublayer, declare, find_sites
 from fastprune.structure import declaration as registry
 from fastprune.structure.families.decoders import LLAMA
