@@ -84,6 +84,7 @@ def prune(
     eval_data: Any = None,
     metric: str | None = None,
     tokenizer: Any = None,
+    statistics: Statistics | None = None,
     samples: int | None = None,
     batch_size: int = 32,
     max_length: int | None = None,
@@ -116,6 +117,8 @@ def prune(
         eval_data: held-out data for the scores before and after; None skips them.
         metric: of ``eval_data``; by default the task's customary one.
         tokenizer: found beside ``model`` where that is a path.
+        statistics: of :func:`collect_statistics`, perhaps summed over shards or loaded from disk;
+            ``data`` then serve tuning alone.
         samples: calibration samples, drawn by ``seed``; by default 2048, or all there are.
         batch_size: samples per forward pass.
         max_length: longest sample, in tokens.
@@ -161,7 +164,9 @@ def prune(
         dtype=resolve_dtype(dtype),
         progress=progress,
     )
-    (result,) = prune_to_budgets(model, data, settings, eval_data=eval_data, tokenizer=tokenizer)
+    (result,) = prune_to_budgets(
+        model, data, settings, eval_data=eval_data, tokenizer=tokenizer, statistics=statistics
+    )
     return result
 
 
@@ -172,6 +177,7 @@ def prune_to_budgets(
     *,
     eval_data: Any = None,
     tokenizer: Any = None,
+    statistics: Statistics | None = None,
 ) -> Iterator[PruneResult]:
     """Prune to every budget of ``settings``, one result at a time, from one calibration.
 
@@ -201,7 +207,8 @@ def prune_to_budgets(
         dtype=settings.dtype,
         progress=settings.progress,
     )
-    yield from _Run(dense, calibration, settings, scorer, watch).results(tokenizer)
+    run = _Run(dense, calibration, settings, scorer, watch)
+    yield from run.results(tokenizer, statistics)
 
 
 class _Run:
@@ -224,12 +231,15 @@ class _Run:
         self._sites = find_sites(given)
         self._seq_len = settings.seq_len or samples.mean_length
 
-    def results(self, tokenizer: Any) -> Iterator[PruneResult]:
+    def results(self, tokenizer: Any, statistics: Statistics | None) -> Iterator[PruneResult]:
         """Calibrate once, then prune to one budget after the other."""
+        if statistics is not None:
+            statistics.check_fit(self._sites, output_fisher=self._settings.weighs_outputs)
         for budget in self._settings.budgets:
             check_reachable(self._prices(budget.kind), [budget])
         dense_score = self._scorer.dense(self._dense)
-        statistics = self._calibrate() if self._settings.calibrates else None
+        if statistics is None and self._settings.calibrates:
+            statistics = self._calibrate()
         metrics = {} if statistics is None else statistics.output_metrics()
         for budget, masks in self._select(statistics):
             yield self._finish(budget, masks, metrics, dense_score, tokenizer)

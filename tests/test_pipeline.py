@@ -173,6 +173,28 @@ def test_a_uniform_model_loads_without_fastprune(tmp_path, samples, bert):
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
 
 
+@pytest.mark.parametrize("method", ["weights", "scale"])
+def test_statistics_from_disk_give_what_a_single_run_gives(bert, samples, tmp_path, method):
+    single = prune(bert, samples, tune=method, **QUICK)
+    drawn = samples.draw(7, 0)
+    statistics = fastprune.collect_statistics(bert, drawn, output_fisher=method == "scale")
+    statistics.save(tmp_path / "fisher.safetensors")
+    loaded = fastprune.Statistics.load(tmp_path / "fisher.safetensors")
+    again = prune(bert, drawn, tune=method, statistics=loaded, **QUICK)
+    assert again.report.timing_s["calibrate"] == 0
+    for name, mask in single.masks.items():
+        assert torch.equal(mask, again.masks[name])
+
+
+def test_statistics_of_another_model_are_refused(bert, samples):
+    other = fastprune.collect_statistics(tiny("bert", num_hidden_layers=2).float(), samples)
+    with pytest.raises(DataError, match="another model"):
+        prune(bert, samples, statistics=other, **QUICK)
+    ours = fastprune.collect_statistics(bert, samples)
+    with pytest.raises(DataError, match="output_fisher"):
+        prune(bert, samples, tune="scale", statistics=ours, **QUICK)
+
+
 def test_budgets_are_named_once():
     for budgets in ((), (parse_budget(0.5), parse_budget("macs=0.5"))):
         with pytest.raises(FastpruneError, match="budget"):

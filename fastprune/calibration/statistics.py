@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -13,6 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from fastprune.errors import CheckpointError, DataError
+from fastprune.structure.site import Site
 
 FisherKind = Literal["sample", "batch"]
 
@@ -60,6 +62,28 @@ class Statistics:
     def importance(self) -> torch.Tensor:
         """Diagonal of every block, side by side: float32 [sum(sizes)] (Kwon et al. 2022, eq. 6)."""
         return torch.cat([self.block(i).diagonal() for i in range(len(self.sizes))])
+
+    def check_fit(self, sites: Sequence[Site], *, output_fisher: bool) -> None:
+        """Refuse statistics that were not collected on these sites.
+
+        Args:
+            sites: where they are to be used.
+            output_fisher: whether ``output_fisher`` is needed.
+
+        Raises:
+            DataError: other sites or widths, or something that was not collected.
+        """
+        ours = list(zip(self.site_names, self.sizes, strict=True))
+        if ours != [(site.name, site.units) for site in sites]:
+            raise DataError(
+                "these statistics belong to another model or to other widths; collect them again "
+                "with collect_statistics(model, samples)"
+            )
+        if output_fisher and self.output_fisher is None:
+            raise DataError(
+                'tune="scale" needs statistics collected with output_fisher=True; collect them '
+                "again"
+            )
 
     def output_metrics(self) -> dict[str, torch.Tensor]:
         """Per site, ``output_fisher`` where it was collected: how much errors of outputs matter."""
