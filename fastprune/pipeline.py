@@ -32,7 +32,6 @@ from fastprune.report import Latency, Report, Score, Size, Stopwatch
 from fastprune.selection import rearrange_masks, select_masks
 from fastprune.selection.methods import unit_importance
 from fastprune.selection.packed import split_packed
-from fastprune.selection.search import check_reachable
 from fastprune.settings import Settings
 from fastprune.structure import find_sites, layer_units
 from fastprune.tuning import TUNERS, SiteTuning
@@ -235,8 +234,8 @@ class _Run:
         """Calibrate once, then prune to one budget after the other."""
         if statistics is not None:
             statistics.check_fit(self._sites, output_fisher=self._settings.weighs_outputs)
-        for budget in self._settings.budgets:
-            check_reachable(self._prices(budget.kind), [budget])
+        # Whether budgets can be met does not depend on the data: find out before reading them.
+        self._search(torch.zeros(sum(site.units for site in self._sites)), self._settings.budgets)
         dense_score = self._scorer.dense(self._dense)
         if statistics is None and self._settings.calibrates:
             statistics = self._calibrate()

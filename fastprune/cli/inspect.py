@@ -42,22 +42,15 @@ def inspect(model: str, seq_len: float, quiet: bool, as_json: bool) -> None:
         ]
         click.echo(json.dumps({"sites": rows, "proof": proof.holds}, indent=2))
     elif not quiet:
-        table = Table(title=f"{type(loaded).__name__} at {seq_len:g} tokens")
-        for column in (
-            "site",
-            "kind",
-            "units",
-            "columns/unit",
-            "MACs/unit",
-            "params/unit",
-            "proof",
-        ):
-            table.add_column(column, overflow="fold")
+        title = f"{type(loaded).__name__}: columns, MACs at {seq_len:g} tokens, parameters per unit"
+        table = Table(title=title)
+        for column in ("layer", "kind", "units", "columns", "MACs", "parameters", "proof"):
+            table.add_column(column, no_wrap=True)
         for site, mac, par, p in zip(
             sites, macs.per_unit, params.per_unit, proof.sites, strict=True
         ):
             verdict = "holds" if p.holds else f"off by {p.error:.1e}"
-            cells = (site.name, site.kind, site.units, site.group, f"{mac:.0f}", f"{par:.0f}")
+            cells = (site.layer, site.kind, site.units, site.group, f"{mac:.0f}", f"{par:.0f}")
             table.add_row(*map(str, cells), verdict)
         console = Console(highlight=False)
         console.print(table)
@@ -67,7 +60,7 @@ def inspect(model: str, seq_len: float, quiet: bool, as_json: bool) -> None:
 
 
 def _summary(proof: ProofReport, macs: float, params: float) -> str:
-    cost = f"prunable: {macs:.4g} MACs, {params:.4g} parameters"
+    cost = f"prunable: {macs / 1e6:.1f}M MACs, {params / 1e6:.2f}M parameters"
     if proof.holds:
         return f"{cost}\nproof: masking half of every site's units equals removing them"
     failure = proof.first_failure

@@ -39,11 +39,11 @@ def print_report(report: Report, saved_to: Path | None = None) -> None:
     for kind, counts in report.units.items():
         console.print(f"{kind} per layer: {' '.join(map(str, counts))}")
     stages = ", ".join(f"{name} {seconds:.1f}" for name, seconds in report.timing_s.items())
-    console.print(f"seconds: {stages}")
+    console.print(f"seconds without scoring: {stages}")
     for warning in report.warnings:
         console.print(f"[yellow]warning:[/] {warning}")
     if saved_to is not None:
-        console.print(f"saved to {saved_to}")
+        console.print(f"saved to {saved_to} (before loading: import fastprune)")
 
 
 def _count(value: float) -> str:

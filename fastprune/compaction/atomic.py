@@ -84,7 +84,8 @@ def check_target(
         return target
     if not overwrite:
         raise CheckpointError(
-            f"{target} exists; choose another directory or allow overwriting (--overwrite)"
+            f"{target} exists; choose another directory or allow overwriting (--overwrite, or in "
+            "Python overwrite=True)"
         )
     if any(target.iterdir()) and not (target / "config.json").is_file():
         raise CheckpointError(

@@ -145,8 +145,8 @@ def _model_class(path: Path | str) -> Any:
         config = AutoConfig.from_pretrained(path)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(
-            f"cannot read the config of {path}: {_first_line(error)}; name a directory written by "
-            "save_pretrained, or a model id on the hub"
+            f"cannot read the config of {path} ({_first_line(error)}); name a directory that holds "
+            "a model, or a model id on the hub"
         ) from error
     if not config.architectures:
         return AutoModel
