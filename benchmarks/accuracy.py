@@ -12,18 +12,16 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import subprocess
 from pathlib import Path
 from typing import Any
 
-import torch
+from provenance import provenance
 from rich.console import Console
 from rich.table import Table
 
 from fastprune import parse_budget
 from fastprune.demo import encoder_directory, text_corpus
 from fastprune.pipeline import prune_to_budgets
-from fastprune.report import versions
 from fastprune.settings import Settings
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -83,16 +81,6 @@ def main() -> None:
 def summary(report: dict[str, Any]) -> dict[str, Any]:
     keys = ("budget", "metric", "dense", "pruned", "macs", "units", "timing_s", "warnings")
     return {key: report[key] for key in keys}
-
-
-def provenance() -> dict[str, Any]:
-    """Where and with what the numbers were made."""
-    commit = subprocess.run(
-        ["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True
-    ).stdout.strip()
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
-    threads = torch.get_num_threads()
-    return {"device": device, "threads": threads, "versions": versions(), "commit": commit}
 
 
 def print_table(results: dict[str, list[dict[str, Any]]]) -> None:
