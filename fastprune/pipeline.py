@@ -79,6 +79,7 @@ def prune(
     *,
     method: str = "fisher",
     tune: str | None = None,
+    teacher: str = "dense",
     preset: str | None = None,
     eval_data: Any = None,
     metric: str | None = None,
@@ -112,6 +113,7 @@ def prune(
         method: how units are chosen: ``"fisher"``, ``"magnitude"`` or ``"random"``.
         tune: how survivors are corrected: ``"weights"`` (the default) re-solves the kept output
             projections, ``"scale"`` rescales kept units, ``"none"`` leaves them.
+        teacher: what tuning imitates: the ``"dense"`` model, or a ``"staged"`` one pruned half-way.
         preset: ``"kwon2022"`` follows the original algorithm step for step.
         eval_data: held-out data for the scores before and after; None skips them.
         metric: of ``eval_data``; by default the task's customary one.
@@ -144,6 +146,7 @@ def prune(
         budgets=(parse_budget(budget),),
         method=method,
         tune=tune,
+        teacher=teacher,
         preset=preset,
         metric=metric,
         samples=samples,
@@ -291,7 +294,7 @@ class _Run:
         return {budget: masks[budget] for budget in budgets}
 
     def _teacher_budgets(self) -> list[Budget]:
-        if not self._settings.parity:
+        if not self._settings.staged:
             return []
         return [
             staged_teacher_budget(budget, self._prices(budget.kind).dense)
@@ -384,7 +387,7 @@ class _Run:
 
 @dataclass(frozen=True)
 class _Masks:
-    """Packed masks of one budget: what stays, and in strict parity what the teacher keeps."""
+    """Packed masks of one budget: what stays, and what a staged teacher keeps."""
 
     kept: Tensor
     teacher: Tensor | None = None

@@ -16,6 +16,7 @@ from fastprune.selection import METHODS
 from fastprune.tuning import TUNERS
 
 DEFAULT_SAMPLES = 2048
+TEACHERS = ("dense", "staged")
 PRESETS = ("kwon2022",)
 """Named groups of settings. ``kwon2022`` reproduces the original algorithm step for step."""
 
@@ -27,6 +28,7 @@ class Settings:
     budgets: tuple[Budget, ...]
     method: str = "fisher"
     tune: str | None = None
+    teacher: str = "dense"
     preset: str | None = None
     metric: str | None = None
     samples: int | None = None
@@ -49,6 +51,7 @@ class Settings:
     def __post_init__(self) -> None:
         _known("method", self.method, METHODS)
         _known("tune", self.tuner, TUNERS)
+        _known("teacher", self.teacher, TEACHERS)
         _known("fisher", self.fisher_kind, get_args(FisherKind))
         _known("targets", self.targets, get_args(Targets))
         if self.preset is not None:
@@ -75,6 +78,11 @@ class Settings:
     def parity(self) -> bool:
         """Whether the run follows the original algorithm step for step."""
         return self.preset == "kwon2022"
+
+    @property
+    def staged(self) -> bool:
+        """Whether tuning imitates a model pruned half-way instead of the dense one."""
+        return self.parity or self.teacher == "staged"
 
     @property
     def weighs_outputs(self) -> bool:

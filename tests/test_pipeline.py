@@ -196,6 +196,18 @@ def test_statistics_of_another_model_are_refused(bert, samples):
         prune(bert, samples, tune="scale", statistics=ours, **QUICK)
 
 
+@pytest.mark.parametrize("teacher", ["dense", "staged"])
+def test_the_teacher_is_the_dense_model_or_one_pruned_half_way(bert, samples, monkeypatch, teacher):
+    teachers = []
+    monkeypatch.setattr(
+        "fastprune.pipeline.tune_model",
+        lambda model, *args, **kwargs: (teachers.append(model), tune(model, *args, **kwargs))[1],
+    )
+    prune(bert, samples, 0.36, teacher=teacher, **QUICK)
+    units = [sum(site.units for site in find_sites(model)) for model in (teachers[0], bert)]
+    assert (units[0] < units[1]) == (teacher == "staged")
+
+
 def test_budgets_are_named_once():
     for budgets in ((), (parse_budget(0.5), parse_budget("macs=0.5"))):
         with pytest.raises(FastpruneError, match="budget"):
@@ -235,6 +247,7 @@ def test_strict_parity_tunes_by_scales_against_a_staged_teacher(bert, samples, m
         ({"method": "fischer"}, FastpruneError),
         ({"tune": "weight"}, FastpruneError),
         ({"preset": "kwon"}, FastpruneError),
+        ({"teacher": "half"}, FastpruneError),
         ({"samples": 17}, DataError),
         ({"samples": 0}, FastpruneError),
         ({"batch_size": 0}, FastpruneError),

@@ -17,7 +17,7 @@ from fastprune.compaction.atomic import check_target
 from fastprune.device import resolve_dtype
 from fastprune.pipeline import prune_to_budgets
 from fastprune.selection import METHODS
-from fastprune.settings import PRESETS, Settings
+from fastprune.settings import PRESETS, TEACHERS, Settings
 from fastprune.tuning import TUNERS
 
 
@@ -48,6 +48,13 @@ from fastprune.tuning import TUNERS
     "--tune",
     type=click.Choice(list(TUNERS)),
     help="How the units that stay are corrected.  [default: weights]",
+)
+@click.option(
+    "--teacher",
+    type=click.Choice(TEACHERS),
+    default="dense",
+    show_default=True,
+    help="What tuning imitates: the dense model, or one pruned half-way.",
 )
 @click.option("--preset", type=click.Choice(PRESETS), help="Follow a published algorithm exactly.")
 @click.option("--samples", type=int, help="Calibration samples.  [default: 2048, or all]")
