@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from fastprune.errors import FastpruneError
 
@@ -56,6 +57,36 @@ def autocast(device: torch.device, dtype: torch.dtype) -> AbstractContextManager
     if dtype == torch.float32:
         return nullcontext()
     return torch.autocast(device.type, dtype=dtype)
+
+
+def batch_tokens(device: torch.device) -> int:
+    """Tokens of one forward pass, where the caller leaves its size open.
+
+    Enough to keep the device busy, and few enough that activations stay in the caches of a CPU
+    and in a few GiB of a GPU.
+    """
+    return 8192 if device.type == "cuda" else 1024
+
+
+def trace_bytes(device: torch.device) -> int:
+    """How much of a teacher's work is kept for tuning instead of being done again."""
+    return (3 << 29) if device.type == "cuda" else (3 << 28)
+
+
+def held_bytes(device: torch.device) -> int:
+    """How much of a student's half-finished work is kept while a site is solved."""
+    return (1 << 30) if device.type == "cuda" else (1 << 28)
+
+
+def backward_attention(device: torch.device, dtype: torch.dtype) -> AbstractContextManager[object]:
+    """Attention kernels to use where a backward pass follows.
+
+    The fused kernel of torch for CPUs takes ten times as long backward in half precision as the
+    unfused one.
+    """
+    if device.type == "cpu" and dtype != torch.float32:
+        return sdpa_kernel(SDPBackend.MATH)
+    return nullcontext()
 
 
 def device_of(model: nn.Module) -> torch.device:

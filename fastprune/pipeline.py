@@ -14,9 +14,10 @@ from fastprune.budget import Budget, BudgetKind, Prices, parse_budget, price_sit
 from fastprune.calibration import Statistics, collect_statistics
 from fastprune.calibration.objective import Targets
 from fastprune.calibration.statistics import FisherKind
+from fastprune.calibration.trace import Recorder, Trace, depth_within
 from fastprune.compaction import compact, save_pretrained, uniform_kinds
 from fastprune.data import Samples
-from fastprune.device import device_of, resolve_dtype
+from fastprune.device import device_of, resolve_dtype, trace_bytes
 from fastprune.evaluation.latency import measure_latency
 from fastprune.evaluation.scorer import Scorer
 from fastprune.inputs import (
@@ -34,8 +35,12 @@ from fastprune.selection.methods import unit_importance
 from fastprune.selection.packed import split_packed
 from fastprune.settings import Settings
 from fastprune.structure import find_sites, layer_units
+from fastprune.structure.declaration import anatomy
 from fastprune.tuning import TUNERS, SiteTuning
 from fastprune.tuning import tune as tune_model
+
+_LATENCY_BATCH = 32
+"""Samples that latency is measured with, where no batch size is given."""
 
 BudgetLike = Budget | str | float | Mapping[str, object]
 
@@ -86,7 +91,7 @@ def prune(
     tokenizer: Any = None,
     statistics: Statistics | None = None,
     samples: int | None = None,
-    batch_size: int = 32,
+    batch_size: int | None = None,
     max_length: int | None = None,
     seq_len: float | None = None,
     seed: int = 0,
@@ -121,7 +126,7 @@ def prune(
         statistics: of :func:`collect_statistics`, perhaps summed over shards or loaded from disk;
             ``data`` then serve tuning alone.
         samples: calibration samples, drawn by ``seed``; by default 2048, or all there are.
-        batch_size: samples per forward pass.
+        batch_size: samples per forward pass; by default as many as keep the device busy.
         max_length: longest sample, in tokens.
         seq_len: tokens at which MACs are counted; by default the mean calibration length.
         seed: of every random choice.
@@ -231,6 +236,7 @@ class _Run:
         self._scorer = scorer
         self._watch = watch
         self._sites = find_sites(given)
+        self._trace: Trace | None = None
         self._seq_len = settings.seq_len or samples.mean_length
 
     def results(self, tokenizer: Any, statistics: Statistics | None) -> Iterator[PruneResult]:
@@ -248,8 +254,9 @@ class _Run:
 
     def _calibrate(self) -> Statistics:
         settings = self._settings
+        recorder = self._recorder() if settings.imitates_dense else None
         with self._watch.stage("calibrate"):
-            return collect_statistics(
+            statistics = collect_statistics(
                 self._dense,
                 self._samples,
                 fisher=settings.fisher_kind,
@@ -258,8 +265,19 @@ class _Run:
                 batch_size=settings.batch_size,
                 seed=settings.seed,
                 dtype=settings.dtype,
+                recorder=recorder,
                 progress=self._settings.progress,
             )
+        self._trace = None if recorder is None else recorder.trace
+        return statistics
+
+    def _recorder(self) -> Recorder:
+        """Keeps what tuning will ask the dense model for."""
+        dtype = self._settings.dtype
+        limit = trace_bytes(device_of(self._dense))
+        depth = depth_within(self._sites, sum(self._samples.lengths), dtype, limit)
+        blocks = anatomy(self._dense).blocks
+        return Recorder(self._dense, blocks, sites=self._sites, depth=depth, dtype=dtype)
 
     def _select(self, statistics: Statistics | None) -> list[tuple[Budget, _Masks]]:
         settings = self._settings
@@ -350,14 +368,15 @@ class _Run:
         tuner = RELEASED_TUNER if settings.parity else TUNERS[settings.tuner]
         if tuner is None:
             return []
-        teacher = self._dense
+        teacher, trace = self._dense, self._trace
         if masks.teacher is not None:
-            teacher = compact(self._dense, split_packed(masks.teacher, self._sites))
+            teacher, trace = compact(self._dense, split_packed(masks.teacher, self._sites)), None
         return tune_model(
             teacher,
             pruned,
             self._samples,
             tuner,
+            trace=trace,
             metrics=metrics,
             batch_size=settings.batch_size,
             dtype=settings.dtype,
@@ -373,7 +392,7 @@ class _Run:
 
     def _measure(self, pruned: nn.Module) -> Latency:
         settings = self._settings
-        batch = min(settings.batch_size, len(self._samples))
+        batch = min(settings.batch_size or _LATENCY_BATCH, len(self._samples))
         length = max(1, round(self._samples.mean_length))
         measured = measure_latency(
             {"dense": self._given, "pruned": pruned},

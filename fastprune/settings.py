@@ -32,7 +32,7 @@ class Settings:
     preset: str | None = None
     metric: str | None = None
     samples: int | None = None
-    batch_size: int = 32
+    batch_size: int | None = None
     max_length: int | None = None
     seq_len: float | None = None
     seed: int = 0
@@ -83,6 +83,11 @@ class Settings:
     def staged(self) -> bool:
         """Whether tuning imitates a model pruned half-way instead of the dense one."""
         return self.parity or self.teacher == "staged"
+
+    @property
+    def imitates_dense(self) -> bool:
+        """Whether tuning needs to know what the dense model does."""
+        return self.tuner != "none" and not self.staged
 
     @property
     def weighs_outputs(self) -> bool:

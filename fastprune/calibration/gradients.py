@@ -31,10 +31,10 @@ class MaskGradients:
         self._samples = 0
         self._rows: list[Tensor | None] = []
 
-    def begin(self, samples: int, valid: Tensor | None) -> None:
-        """Announce a batch: its number of samples and its token mask, bool [samples, tokens]."""
+    def begin(self, samples: int, mask: Tensor | None) -> None:
+        """Announce a batch: its number of samples and its attention mask [samples, tokens]."""
         self._samples = samples
-        self._valid = valid
+        self._valid = None if mask is None else mask.bool()
         self._rows = [None] * len(self._sites)
 
     def take(self) -> Tensor:

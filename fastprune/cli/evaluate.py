@@ -26,7 +26,7 @@ def evaluate(
     data: str,
     reference: str | None,
     metric: str | None,
-    batch_size: int,
+    batch_size: int | None,
     device: str,
     dtype: str,
     quiet: bool,

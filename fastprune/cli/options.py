@@ -21,7 +21,11 @@ _DATA = [
     ),
     click.option("--label-column", metavar="NAME", help="Column with the labels."),
     click.option("--metric", metavar="NAME", help="Score to report; default: the task's own."),
-    click.option("--batch-size", default=32, show_default=True, help="Samples per forward pass."),
+    click.option(
+        "--batch-size",
+        type=int,
+        help="Samples per forward pass; default: as many as keep the device busy.",
+    ),
     click.option("--max-length", type=int, help="Longest sample in tokens; default by task."),
 ]
 _RUNNING = [

@@ -105,7 +105,7 @@ class Samples:
         return self.select(draw_positions(len(self), n, seed))
 
     def batches(
-        self, batch_size: int, *, bucketed: bool = True
+        self, batch_size: int | None = None, *, tokens: int = 1024, bucketed: bool = True
     ) -> Iterator[dict[str, torch.Tensor]]:
         """Padded CPU batches, ready for ``model(**batch)`` once ``sample_index`` is taken out.
 
@@ -113,19 +113,52 @@ class Samples:
         by length: little is spent on padding, and the longest batch comes first, so that a
         machine short of memory fails at once. Otherwise batches follow the samples' own order.
 
+        Args:
+            batch_size: samples per batch; None = as many as ``tokens`` allow, at least one.
+            tokens: most tokens of such a batch, padding included.
+            bucketed: sort by length.
+
         Raises:
             DataError: ``batch_size`` is not positive.
         """
-        if batch_size < 1:
+        if batch_size is not None and batch_size < 1:
             raise DataError(f"batch size {batch_size} is not positive; give 1 or more")
+        return map(self._collate, self._groups(batch_size, tokens, bucketed))
+
+    def batch_count(
+        self, batch_size: int | None = None, *, tokens: int = 1024, bucketed: bool = True
+    ) -> int:
+        """How many batches :meth:`batches` yields for the same arguments."""
+        return sum(1 for _ in self._groups(batch_size, tokens, bucketed))
+
+    def _groups(self, batch_size: int | None, tokens: int, bucketed: bool) -> Iterator[list[int]]:
+        """Positions of the samples of each batch."""
+        widths = self._widths()
         order = list(range(len(self)))
-        if bucketed and self.task != "image":
+        if bucketed:
             # sorted() is stable, so equal lengths keep their order.
-            order.sort(key=lambda p: len(self.features[p]["input_ids"]), reverse=True)
-        return (
-            self._collate(order[start : start + batch_size])
-            for start in range(0, len(order), batch_size)
-        )
+            order.sort(key=lambda p: widths[p], reverse=True)
+        group: list[int] = []
+        widest = 0
+        for position in order:
+            widest = max(widest, widths[position])
+            full = (
+                len(group) * widest + widest > tokens
+                if batch_size is None
+                else (len(group) == batch_size)
+            )
+            if group and full:
+                yield group
+                group, widest = [], widths[position]
+            group.append(position)
+        yield group
+
+    def _widths(self) -> list[int]:
+        """Tokens of each sample as the model gets it."""
+        if self.task == "image":
+            # Where the number of patches is unknown, that of a usual model serves.
+            return [self.image_tokens or 256] * len(self)
+        return [len(sample["input_ids"]) for sample in self.features]
 
     def _collate(self, positions: list[int]) -> dict[str, torch.Tensor]:
         rows = [self.features[p] for p in positions]

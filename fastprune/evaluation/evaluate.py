@@ -33,7 +33,7 @@ def evaluate(
     samples: Samples,
     metric: str | None = None,
     *,
-    batch_size: int = 32,
+    batch_size: int | None = None,
     dtype: torch.dtype = torch.float32,
     reference: nn.Module | Array | None = None,
     progress: bool = True,
@@ -42,7 +42,8 @@ def evaluate(
 
     Args:
         metric: a name from ``METRICS`` for the samples' task; by default the customary one.
-        batch_size: bounds memory; it changes the score by rounding only.
+        batch_size: samples per forward pass, by default as many as keep the device busy; it
+            changes the score by rounding only.
         dtype: ``bfloat16`` or ``float16`` runs under autocast, ``float32`` in the weights' type.
         reference: embedding only: the model to stay close to, or its vectors from
             :func:`embed`.
@@ -89,7 +90,7 @@ def embed(
     model: nn.Module,
     samples: Samples,
     *,
-    batch_size: int = 32,
+    batch_size: int | None = None,
     dtype: torch.dtype = torch.float32,
     progress: bool = True,
 ) -> Array:
@@ -102,7 +103,7 @@ def embedding_fidelity(
     pruned: nn.Module | Array,
     samples: Samples,
     *,
-    batch_size: int = 32,
+    batch_size: int | None = None,
     dtype: torch.dtype = torch.float32,
     progress: bool = True,
 ) -> EmbeddingFidelity:

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from fastprune.data import Samples, Task
 from fastprune.data.samples import IGNORED_LABEL, model_inputs
-from fastprune.device import autocast, device_of, evaluation_mode, to_device
+from fastprune.device import autocast, batch_tokens, device_of, evaluation_mode, to_device
 from fastprune.errors import NumericalError
 from fastprune.progress import progress_bar
 
@@ -24,7 +24,7 @@ def predict(
     model: nn.Module,
     samples: Samples,
     *,
-    batch_size: int = 32,
+    batch_size: int | None = None,
     dtype: torch.dtype = torch.float32,
     progress: bool = True,
 ) -> list[Array]:
@@ -45,7 +45,7 @@ def predict(
         torch.inference_mode(),
         progress_bar("evaluate", total=len(samples), enabled=progress, unit="sample") as bar,
     ):
-        for number, batch in enumerate(samples.batches(batch_size)):
+        for number, batch in enumerate(samples.batches(batch_size, tokens=batch_tokens(device))):
             index = batch.pop("sample_index").tolist()
             batch = to_device(batch, device)
             with autocast(device, dtype):

@@ -29,7 +29,7 @@ class Scorer:
         samples: Samples | None,
         metric: str | None = None,
         *,
-        batch_size: int = 32,
+        batch_size: int | None = None,
         dtype: torch.dtype = torch.float32,
         progress: bool = False,
     ) -> None:

@@ -51,7 +51,7 @@ class NoHeads(nn.Module):
     A layer without heads has no attention map to return.
     """
 
-    def __init__(self, layer: int, output: str = "", projection: BiasOnly | None = None) -> None:
+    def __init__(self, layer: int, output: str = "", projection: nn.Module | None = None) -> None:
         super().__init__()
         self.layer = layer
         self.output = output

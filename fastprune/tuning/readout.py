@@ -7,13 +7,16 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from fastprune.data import Samples
 from fastprune.data.samples import model_inputs
 from fastprune.device import device_of, to_device
 
 Readout = Literal["first", "last", "all"]
+# Samples that are looked at: more would tell the same.
+_SAMPLES = 4
 
 
-def find_readout(model: nn.Module, last_block: str, batch: dict[str, Tensor]) -> Readout:
+def find_readout(model: nn.Module, last_block: str, samples: Samples) -> Readout:
     """Find out from gradients whether a task head reads one token or many.
 
     A classifier usually reads the first token of an encoder, or the last valid one of a decoder;
@@ -23,10 +26,12 @@ def find_readout(model: nn.Module, last_block: str, batch: dict[str, Tensor]) ->
     Args:
         model: in evaluation mode.
         last_block: path of the last Transformer layer.
-        batch: one batch of at least one sample.
+        samples: at least one; the first few are run.
     """
+    few = samples.select(range(min(_SAMPLES, len(samples))))
+    (batch,) = few.batches(_SAMPLES)
+    batch.pop("sample_index")
     inputs = model_inputs(to_device(batch, device_of(model)))
-    inputs.pop("sample_index", None)
     seen: list[Tensor] = []
 
     def cut(module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:

@@ -8,17 +8,18 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
+from fastprune.calibration.trace import Trace, record
 from fastprune.data import Samples
-from fastprune.device import evaluation_mode
+from fastprune.device import autocast, batch_tokens, device_of, evaluation_mode
 from fastprune.errors import NumericalError
 from fastprune.progress import progress_bar
 from fastprune.structure import Site, find_sites, get_projection, set_projection
 from fastprune.structure.declaration import anatomy
-from fastprune.tuning.readout import Readout, find_readout
+from fastprune.tuning.readout import Readout, find_readout, select_tokens
 from fastprune.tuning.solvers import SolveFailure, Tuner, reconstruct_weights, scale_units
+from fastprune.tuning.student import Student
 from fastprune.tuning.system import LeastSquares
-from fastprune.tuning.tape import record
-from fastprune.tuning.walk import Walk
+from fastprune.tuning.teacher import Teacher
 
 TUNERS: dict[str, Tuner | None] = {
     "weights": Tuner(reconstruct_weights, emptied=True),
@@ -51,8 +52,9 @@ def tune(
     samples: Samples,
     tuner: Tuner,
     *,
+    trace: Trace | None = None,
     metrics: Mapping[str, Tensor] | None = None,
-    batch_size: int = 32,
+    batch_size: int | None = None,
     dtype: torch.dtype = torch.float32,
     progress: bool = False,
 ) -> list[SiteTuning]:
@@ -67,10 +69,12 @@ def tune(
         student: a pruned model; only its output projections change.
         samples: calibration samples; labels are not used. Padding contributes nothing.
         tuner: one of :data:`TUNERS`.
+        trace: what the teacher did with these samples, where it has been recorded already.
         metrics: per site, [outputs, outputs], how errors of its output are weighed by solvers
             that make use of it; plain squares where there is none.
-        batch_size: samples per forward pass.
-        dtype: autocast type of the forward passes; sums and solves are float64.
+        batch_size: samples per forward pass; by default as many as keep the device busy.
+        dtype: autocast type of the forward passes, and type of what is summed up; sums and solves
+            are float64.
         progress: show a progress bar.
 
     Returns:
@@ -78,8 +82,11 @@ def tune(
     """
     outcomes = []
     with evaluation_mode(teacher, student):
+        if trace is None:
+            batches = samples.batches(batch_size, tokens=batch_tokens(device_of(teacher)))
+            trace = record(teacher, anatomy(teacher).blocks, batches, dtype)
         for outcome in _tune_sites(
-            teacher, student, samples, tuner, metrics or {}, batch_size, dtype, progress
+            teacher, student, samples, tuner, trace, metrics or {}, progress
         ):
             outcomes.append(outcome)
             if outcome.failure is not None and tuner.stop_at_failure:
@@ -92,26 +99,26 @@ def _tune_sites(
     student: nn.Module,
     samples: Samples,
     tuner: Tuner,
+    trace: Trace,
     metrics: Mapping[str, Tensor],
-    batch_size: int,
-    dtype: torch.dtype,
     progress: bool,
 ) -> Iterator[SiteTuning]:
     blocks = anatomy(teacher).blocks
     sites = _tunable_sites(teacher, student, tuner)
-    readout = find_readout(teacher, blocks[-1], next(samples.batches(batch_size)))
-    tape = record(teacher, blocks, samples.batches(batch_size), dtype)
-    walk = Walk(teacher, student, tape, dtype, metrics)
+    readout = find_readout(teacher, blocks[-1], samples)
+    leader, follower = Teacher(teacher, trace), Student(student, trace)
     for layer, block in enumerate(progress_bar("tune", blocks, enabled=progress, unit="layer")):
         last = layer == len(blocks) - 1
         here = [site for site in sites if site.block == block]
-        read = {site.name: _readout(site, readout if last else "all") for site in here}
-        targets = walk.advance_teacher(layer, block, here, read)
+        targets = leader.targets(layer, block, here)
         for site in here:
-            system = walk.least_squares(layer, block, site, targets, read[site.name])
-            yield _solve(student, site, system, tuner, targets[site.name])
+            read = readout if last and site.kind == "ffn" else "all"
+            rows = [_rows(read, batch.valid, device_of(student)) for batch in trace.batches]
+            yield _tune_site(
+                student, site, follower, targets[site.name], rows, tuner, metrics, trace.dtype
+            )
         if not last:
-            walk.advance_student(layer, block)
+            follower.leave(layer, block)
 
 
 def _tunable_sites(teacher: nn.Module, student: nn.Module, tuner: Tuner) -> list[Site]:
@@ -128,19 +135,43 @@ def _tunable_sites(teacher: nn.Module, student: nn.Module, tuner: Tuner) -> list
     return sites
 
 
-def _readout(site: Site, readout: Readout) -> Readout:
-    return readout if site.kind == "ffn" else "all"
+def _rows(readout: Readout, valid: Tensor, device: torch.device) -> Tensor | None:
+    """Which rows of a batch's flattened tokens count: int64; None = all."""
+    chosen = select_tokens(readout, valid)
+    return None if bool(chosen.all()) else chosen.flatten().nonzero().flatten().to(device)
 
 
-def _solve(
-    student: nn.Module, site: Site, system: LeastSquares, tuner: Tuner, targets: list[Tensor]
+def _tune_site(
+    student: nn.Module,
+    site: Site,
+    follower: Student,
+    targets: list[Tensor],
+    rows: list[Tensor | None],
+    tuner: Tuner,
+    metrics: Mapping[str, Tensor],
+    dtype: torch.dtype,
 ) -> SiteTuning:
     weight, bias = get_projection(student, site)
-    scale = sum(float(target.square().sum(dtype=torch.float64)) for target in targets)
-    relative = float(system.error) / max(scale, torch.finfo(torch.float64).tiny)
+    device = weight.device
+    metric = metrics.get(site.name)
+    system = LeastSquares(site.columns, site.outputs, device, dtype=dtype, metric=metric)
+    scale = torch.zeros((), dtype=torch.float64, device=device)
+    for target, counted, (x, residual) in zip(targets, rows, follower.halt_at(site), strict=True):
+        target, x, residual = (_counted(values, counted) for values in (target, x, residual))
+        with autocast(device, dtype):
+            output = nn.functional.linear(x, weight, bias)
+        system.add(x, target - residual - output)
+        scale += torch.linalg.vector_norm(target, dtype=torch.float32).double().square()
+    relative = float(system.error) / max(float(scale), torch.finfo(torch.float64).tiny)
     try:
         update = tuner.solve(site, system, weight, bias)
         set_projection(student, site, update.weight, update.bias)
     except (SolveFailure, NumericalError) as failure:
         return SiteTuning(site.name, relative, str(failure))
     return SiteTuning(site.name, relative)
+
+
+def _counted(values: Tensor, rows: Tensor | None) -> Tensor:
+    """The tokens that count: [..., width] to [counted, width]."""
+    flat = values.flatten(0, -2)
+    return flat if rows is None else flat.index_select(0, rows)

@@ -60,7 +60,7 @@ def released(x, weight, bias, target, group, *, constant):
 )
 def test_scales_are_those_of_the_released_procedure(site, units, group):
     site, x, weight, bias, target = problem(site, units, group)
-    system = LeastSquares.empty(x.shape[1], 9, x.device)
+    system = LeastSquares(x.shape[1], 9, x.device)
     system.add(x, target - x @ weight.T - bias)
     expected, stop_reason = released(
         x, weight, bias, target, group, constant=site.kind == "attention"
@@ -78,7 +78,7 @@ def test_scales_are_those_of_the_released_procedure(site, units, group):
 
 def test_scales_out_of_proportion_are_a_failure():
     site, x, weight, bias, _ = problem(FFN, 1, 1)
-    system = LeastSquares.empty(1, 9, x.device)
+    system = LeastSquares(1, 9, x.device)
     system.add(x, x @ (20 * weight).T)
     with pytest.raises(SolveFailure, match="out of all proportion"):
         lsmr_scales(site, system, weight, bias)

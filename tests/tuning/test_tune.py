@@ -80,11 +80,12 @@ def test_an_emptied_ffn_keeps_a_corrected_bias():
     last = find_sites(model)[-1]
     student = compact(model, {last.name: torch.zeros(last.units)})
     samples = samples_for("bert")
+    report = tune(model, student, samples, TUNERS["weights"])
     seen = []
     handle = model.bert.encoder.layer[-1].output.dense.register_forward_hook(
         lambda module, args, out: seen.append(out[:, 0])
     )
-    report = tune(model, student, samples, TUNERS["weights"])
+    outputs(model, samples)
     handle.remove()
     assert report[-1].site == last.name
     _, bias = get_projection(student, last)
@@ -142,7 +143,7 @@ def test_a_site_that_cannot_be_solved_keeps_its_values_and_spoils_nothing():
 def test_the_tokens_a_task_reads_are_found(family, expected):
     model = tiny(family).float()
     blocks = sorted({site.block for site in find_sites(model)})
-    assert find_readout(model, blocks[-1], next(samples_for(family).batches(8))) == expected
+    assert find_readout(model, blocks[-1], samples_for(family)) == expected
 
 
 def test_a_decoder_that_classifies_reads_its_last_token():
@@ -151,8 +152,8 @@ def test_a_decoder_that_classifies_reads_its_last_token():
     config = GPT2Config(vocab_size=60, n_embd=32, n_layer=2, n_head=4, n_positions=64)
     config.pad_token_id = 0
     model = GPT2ForSequenceClassification(config).eval()
-    batch = next(text_samples("classification", 8).batches(8))
-    assert find_readout(model, "transformer.h.1", batch) == "last"
+    samples = text_samples("classification", 8)
+    assert find_readout(model, "transformer.h.1", samples) == "last"
 
 
 def test_the_masked_model_is_what_was_compacted():

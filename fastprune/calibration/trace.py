@@ -1,0 +1,219 @@
+"""Trace: what a model did with the samples, recorded in passing so that tuning need not ask again.
+
+Tuning imitates the dense model's sublayer outputs. The calibration pass computes all of them
+anyway, so they are kept there, layer by layer from the first, as long as they fit into memory; a
+later walk through the layers goes on from where the record ends. The arguments a model passes to
+its blocks besides the hidden states (attention masks, rotary tables) depend on the batch alone:
+they are recorded once and serve teacher and student.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fastprune.data.samples import model_inputs
+from fastprune.device import autocast, device_of, to_device
+from fastprune.structure import Site
+from fastprune.structure.probe import SiteProbe, StopForward
+
+
+@dataclass(frozen=True)
+class BlockCall:
+    """What a block is called with, apart from the hidden states."""
+
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+
+    def same_as(self, other: BlockCall) -> bool:
+        """Whether both hold the very same objects."""
+        return (
+            len(self.args) == len(other.args)
+            and self.kwargs.keys() == other.kwargs.keys()
+            and all(a is b for a, b in zip(self.args, other.args, strict=True))
+            and all(value is other.kwargs[key] for key, value in self.kwargs.items())
+        )
+
+
+@dataclass(frozen=True)
+class TraceBatch:
+    """One recorded batch.
+
+    Attributes:
+        hidden: input of the first block, [samples, tokens, hidden size].
+        frontier: input of the first block whose sublayers were not recorded; None past the last.
+        valid: bool [samples, tokens] on the CPU, False = padding.
+        calls: one per block.
+        outputs: by site, the sublayer's output, residual included and before any norm:
+            [samples, tokens, outputs].
+    """
+
+    hidden: Tensor
+    frontier: Tensor | None
+    valid: Tensor
+    calls: tuple[BlockCall, ...]
+    outputs: Mapping[str, Tensor]
+
+
+@dataclass
+class Trace:
+    """A model's passage through its blocks.
+
+    Attributes:
+        depth: leading blocks whose sublayer outputs are in the record.
+        dtype: autocast type of the passes.
+        batches: in the order of the passes.
+    """
+
+    depth: int
+    dtype: torch.dtype
+    batches: list[TraceBatch] = field(default_factory=list)
+
+
+def depth_within(sites: Sequence[Site], tokens: int, dtype: torch.dtype, limit: int) -> int:
+    """How many leading blocks' sublayer outputs fit into ``limit`` bytes.
+
+    Args:
+        sites: of the model, in forward order.
+        tokens: of all samples.
+        dtype: type the pass is computed in.
+        limit: bytes.
+    """
+    depth, left = 0, limit
+    for layer in sorted({site.layer for site in sites}):
+        here = [site for site in sites if site.layer == layer]
+        left -= sum(tokens * site.outputs * dtype.itemsize for site in here)
+        if left < 0:
+            break
+        depth = layer + 1
+    return depth
+
+
+class Recorder:
+    """Watches forward passes of a model and adds each to :attr:`trace`.
+
+    A context manager. The model must be in evaluation mode.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        blocks: Sequence[str],
+        *,
+        sites: Sequence[Site] = (),
+        depth: int = 0,
+        dtype: torch.dtype = torch.float32,
+        may_stop: bool = False,
+    ) -> None:
+        """Watch ``model``.
+
+        Args:
+            model: to watch.
+            blocks: paths of its Transformer layers, in order.
+            sites: its sites; the outputs of those in the first ``depth`` blocks are recorded.
+            depth: leading blocks to record.
+            dtype: autocast type of the passes, and type of the recorded outputs.
+            may_stop: leave a pass with :exc:`StopForward` once all has been seen.
+        """
+        self.trace = Trace(depth, dtype)
+        self._model = model
+        self._blocks = [model.get_submodule(path) for path in blocks]
+        recorded = [site for site in sites if site.block in blocks[:depth]]
+        self._probes = {site.name: SiteProbe(model, site) for site in recorded}
+        self._may_stop = may_stop
+        self._stops = False
+        self._entered: list[Tensor] = []
+        self._calls: list[BlockCall] = []
+
+    def __enter__(self) -> Recorder:
+        self._handles = [
+            block.register_forward_pre_hook(self._note, with_kwargs=True) for block in self._blocks
+        ]
+        for probe in self._probes.values():
+            probe.__enter__()
+        # A cache would grow with every replay.
+        config = getattr(self._model, "config", None)
+        self._use_cache = getattr(config, "use_cache", None)
+        if self._use_cache is not None:
+            config.use_cache = False  # type: ignore[union-attr]
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for handle in self._handles:
+            handle.remove()
+        for probe in self._probes.values():
+            probe.__exit__(None)
+        if self._use_cache is not None:
+            self._model.config.use_cache = self._use_cache  # type: ignore[union-attr]
+
+    def keep(self, mask: Tensor | None) -> None:
+        """Add the pass that has just been run.
+
+        Args:
+            mask: its attention mask, [samples, tokens], on the CPU; None = no padding.
+        """
+        entered, calls = self._entered, self._calls
+        self._entered, self._calls = [], []
+        # Most models call every block with the same arguments. Once a whole pass has shown it,
+        # the first block tells everything.
+        if len(calls) == len(self._blocks):
+            self._stops = self._may_stop and all(call.same_as(calls[0]) for call in calls)
+        else:
+            calls = calls[:1] * len(self._blocks)
+        hidden = entered[0]
+        valid = torch.ones(hidden.shape[:2]) if mask is None else mask
+        outputs = {
+            name: probe.sublayer_output().to(self.trace.dtype)
+            for name, probe in self._probes.items()
+        }
+        frontier = entered[self.trace.depth] if self.trace.depth < len(entered) else None
+        self.trace.batches.append(TraceBatch(hidden, frontier, valid.bool(), tuple(calls), outputs))
+
+    def _note(self, block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        hidden, call = _split_call(args, kwargs)
+        self._entered.append(hidden.detach())
+        self._calls.append(call)
+        if self._stops and len(self._entered) > self.trace.depth:
+            raise StopForward
+
+
+@torch.no_grad()
+def record(
+    model: nn.Module,
+    blocks: Sequence[str],
+    batches: Iterable[dict[str, Tensor]],
+    dtype: torch.dtype,
+) -> Trace:
+    """Record what the model feeds its blocks, running no further than it must.
+
+    Args:
+        model: in evaluation mode.
+        blocks: paths of the Transformer layers, in order.
+        batches: as :meth:`fastprune.data.Samples.batches` yields them.
+        dtype: autocast type of the pass.
+
+    Returns:
+        A trace of depth 0.
+    """
+    device = device_of(model)
+    with Recorder(model, blocks, dtype=dtype, may_stop=True) as recorder:
+        for batch in batches:
+            batch.pop("sample_index")
+            try:
+                with autocast(device, dtype):
+                    model(**model_inputs(to_device(batch, device)))
+            except StopForward:
+                pass
+            recorder.keep(batch.get("attention_mask"))
+    return recorder.trace
+
+
+def _split_call(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Tensor, BlockCall]:
+    if args:
+        return args[0], BlockCall(args[1:], kwargs)
+    rest = {key: value for key, value in kwargs.items() if key != "hidden_states"}
+    return kwargs["hidden_states"], BlockCall((), rest)
