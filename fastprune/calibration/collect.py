@@ -83,22 +83,15 @@ def collect_statistics(
     bucketed = fisher == "sample"
     if batch_size is None and not bucketed:
         batch_size = _MINI_BATCH
-    cut = {"batch_size": batch_size, "tokens": batch_tokens(device), "bucketed": bucketed}
-    batches = progress_bar(
-        "calibrate",
-        samples.batches(**cut),
-        total=samples.batch_count(**cut),
-        enabled=progress,
-        unit="batch",
-    )
+    groups = samples.groups(batch_size, tokens=batch_tokens(device), bucketed=bucketed)
     with (
         watch_mask_gradients(model, sites, accumulator.moments) as gradients,
         backward_attention(device, dtype),
         recorder or nullcontext(),
     ):
-        for batch in batches:
-            index = batch.pop("sample_index")
-            ids = [samples.ids[i] for i in index.tolist()]
+        for group in progress_bar("calibrate", groups, enabled=progress, unit="batch"):
+            ids = [samples.ids[position] for position in group]
+            batch = samples.collate(group)
             mask = batch.get("attention_mask")
             batch = to_device(batch, device)
             with torch.enable_grad():

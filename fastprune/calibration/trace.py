@@ -202,7 +202,6 @@ def record(
     device = device_of(model)
     with Recorder(model, blocks, dtype=dtype, may_stop=True) as recorder:
         for batch in batches:
-            batch.pop("sample_index")
             try:
                 with autocast(device, dtype):
                     model(**model_inputs(to_device(batch, device)))

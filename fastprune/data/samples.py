@@ -15,7 +15,7 @@ from fastprune.errors import DataError
 
 IGNORED_LABEL = -100
 """Token label that the loss skips, as in ``torch.nn.functional.cross_entropy``."""
-_LABELS = ("labels", "start_positions", "end_positions")
+_NO_INPUTS = ("labels", "start_positions", "end_positions", "sample_index")
 
 
 @dataclass(frozen=True)
@@ -107,11 +107,20 @@ class Samples:
     def batches(
         self, batch_size: int | None = None, *, tokens: int = 1024, bucketed: bool = True
     ) -> Iterator[dict[str, torch.Tensor]]:
-        """Padded CPU batches, ready for ``model(**batch)`` once ``sample_index`` is taken out.
+        """Padded CPU batches; :func:`model_inputs` is what the model takes of them.
 
         ``sample_index`` (int64) holds each row's position in these samples. ``bucketed`` sorts
         by length: little is spent on padding, and the longest batch comes first, so that a
         machine short of memory fails at once. Otherwise batches follow the samples' own order.
+
+        Arguments and errors are those of :meth:`groups`.
+        """
+        return map(self.collate, self.groups(batch_size, tokens=tokens, bucketed=bucketed))
+
+    def groups(
+        self, batch_size: int | None = None, *, tokens: int = 1024, bucketed: bool = True
+    ) -> list[list[int]]:
+        """The positions of the samples of each batch, for :meth:`collate`.
 
         Args:
             batch_size: samples per batch; None = as many as ``tokens`` allow, at least one.
@@ -123,35 +132,26 @@ class Samples:
         """
         if batch_size is not None and batch_size < 1:
             raise DataError(f"batch size {batch_size} is not positive; give 1 or more")
-        return map(self._collate, self._groups(batch_size, tokens, bucketed))
-
-    def batch_count(
-        self, batch_size: int | None = None, *, tokens: int = 1024, bucketed: bool = True
-    ) -> int:
-        """How many batches :meth:`batches` yields for the same arguments."""
-        return sum(1 for _ in self._groups(batch_size, tokens, bucketed))
-
-    def _groups(self, batch_size: int | None, tokens: int, bucketed: bool) -> Iterator[list[int]]:
-        """Positions of the samples of each batch."""
         widths = self._widths()
         order = list(range(len(self)))
         if bucketed:
             # sorted() is stable, so equal lengths keep their order.
             order.sort(key=lambda p: widths[p], reverse=True)
+        groups: list[list[int]] = []
         group: list[int] = []
         widest = 0
         for position in order:
             widest = max(widest, widths[position])
-            full = (
-                len(group) * widest + widest > tokens
+            fits = (
+                (len(group) + 1) * widest <= tokens
                 if batch_size is None
-                else (len(group) == batch_size)
+                else len(group) < batch_size
             )
-            if group and full:
-                yield group
+            if group and not fits:
+                groups.append(group)
                 group, widest = [], widths[position]
             group.append(position)
-        yield group
+        return [*groups, group]
 
     def _widths(self) -> list[int]:
         """Tokens of each sample as the model gets it."""
@@ -160,7 +160,8 @@ class Samples:
             return [self.image_tokens or 256] * len(self)
         return [len(sample["input_ids"]) for sample in self.features]
 
-    def _collate(self, positions: list[int]) -> dict[str, torch.Tensor]:
+    def collate(self, positions: Sequence[int]) -> dict[str, torch.Tensor]:
+        """One padded batch of the samples at these positions, as :meth:`batches` yields it."""
         rows = [self.features[p] for p in positions]
         if self.task == "image":
             batch = {"pixel_values": torch.stack([row["pixel_values"] for row in rows])}
@@ -170,7 +171,7 @@ class Samples:
             padded = batch["attention_mask"] == 0
             batch["labels"] = batch["input_ids"].masked_fill(padded, IGNORED_LABEL)
         if self.labels is not None:
-            labels = self.labels[positions]
+            labels = self.labels[list(positions)]
             if self.task == "question-answering":
                 batch["start_positions"], batch["end_positions"] = labels.unbind(1)
             else:
@@ -188,7 +189,7 @@ class Samples:
 
 def model_inputs(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """What the model reads: the batch without labels, so that it computes no loss of its own."""
-    return {name: value for name, value in batch.items() if name not in _LABELS}
+    return {name: value for name, value in batch.items() if name not in _NO_INPUTS}
 
 
 def draw_positions(available: int, n: int, seed: int) -> list[int]:

@@ -60,7 +60,9 @@ class NoHeads(nn.Module):
 
     def forward(self, *args: Any, **kwargs: Any) -> tuple[torch.Tensor, None]:
         x = args[0] if args else next(iter(kwargs.values()))
-        _count_tokens(kwargs.get("past_key_values"), x, self.layer, kwargs.get("cache_position"))
+        # "cache" from transformers 5.24 on.
+        cache = kwargs.get("cache", kwargs.get("past_key_values"))
+        _count_tokens(cache, x, self.layer, kwargs.get("cache_position"))
         nothing = x.new_empty((*x.shape[:-1], 0))
         return (self.get_submodule(self.output)(nothing) if self.output else nothing), None
 

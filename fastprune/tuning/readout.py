@@ -30,7 +30,6 @@ def find_readout(model: nn.Module, last_block: str, samples: Samples) -> Readout
     """
     few = samples.select(range(min(_SAMPLES, len(samples))))
     (batch,) = few.batches(_SAMPLES)
-    batch.pop("sample_index")
     inputs = model_inputs(to_device(batch, device_of(model)))
     seen: list[Tensor] = []
 

@@ -18,7 +18,7 @@ class LeastSquares:
 
     With ``x`` the inputs of the projection and ``r = target - output`` the error of what it
     produces now, every sum that a solver needs is part of the Gram matrix of ``[x, r, 1]`` (Kwon et
-    al. 2022, section 4.3). Tokens are gathered into chunks, and each chunk is summed up by one call.
+    al. 2022, section 4.3). Tokens are gathered into chunks; one call sums up a chunk.
 
     Attributes:
         rows: number of tokens.

@@ -1,4 +1,4 @@
-"""What the student is to imitate, layer by layer: from the record, or by running on from its end."""
+"""What the student is to imitate, layer by layer: from the record, then by running on from it."""
 
 from __future__ import annotations
 
