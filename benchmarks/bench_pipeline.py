@@ -2,27 +2,37 @@
 
     pytest benchmarks/bench_pipeline.py --benchmark-only
 
-The floor is one forward and activation-gradient backward over the calibration samples. Runs on the
-fine-tuned classifier in ``FASTPRUNE_ASSETS``; skipped where that is absent.
+The floor is one forward and activation-gradient backward over the calibration samples and one
+forward of the pruned model, in the batches and the type that the pipeline works in. On the CPU the
+model is the fine-tuned classifier in ``FASTPRUNE_ASSETS`` (skipped where that is absent); on a GPU
+it has the shape of BERT-base, with random weights.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import contextmanager
+from typing import Any
+
+import original
 import pytest
 import torch
+from measure import compare
+from torch import nn
+from transformers import BertConfig, BertForSequenceClassification
 
-from fastprune import collect_statistics, compact, find_sites, load_pretrained, load_samples, prune
+from fastprune import Samples, collect_statistics, find_sites, load_pretrained, load_samples, prune
 from fastprune.budget import parse_budget, price_sites
 from fastprune.calibration.gradients import watch_mask_gradients
 from fastprune.calibration.objective import make_objective
 from fastprune.data.samples import model_inputs
+from fastprune.device import autocast, backward_attention, batch_tokens, device_of, to_device
 from fastprune.inputs import load_tokenizer
 from fastprune.selection import rearrange_masks, search_masks
-from fastprune.selection.packed import split_packed
-from fastprune.tuning import TUNERS, tune
+from fastprune.structure.declaration import anatomy
 
-SAMPLES = 512
-ONCE = {"rounds": 3, "iterations": 1, "warmup_rounds": 1}
+SAMPLES, SHARE = 2048, 0.5
+GPU_TOKENS = 128
 
 
 @pytest.fixture(scope="module")
@@ -31,77 +41,136 @@ def model(sst2):
 
 
 @pytest.fixture(scope="module")
-def samples(sst2, model):
+def samples(sst2, model, request):
     tokenizer = load_tokenizer(sst2["model"], model)
-    return load_samples(sst2["train"], tokenizer, model_config=model.config, limit=SAMPLES)
+    limit = 32 if request.config.getoption("tiny") else SAMPLES
+    return load_samples(sst2["train"], tokenizer, model_config=model.config, limit=limit)
 
 
-@pytest.fixture(scope="module")
-def statistics(model, samples):
-    return collect_statistics(model, samples)
+@pytest.mark.parametrize("name", ["float32", "bfloat16"])
+def test_cpu_pipeline(benchmark, model, samples, name):
+    """From loaded model and samples to the tuned model, without evaluation."""
+    dtype = getattr(torch, name)
+    result: dict[str, nn.Module] = {}
+
+    def ours() -> None:
+        result["pruned"] = prune(model, samples, SHARE, latency=False, dtype=dtype).model
+
+    ours()
+    timed = compare(
+        benchmark,
+        torch.device("cpu"),
+        ours,
+        {
+            "original's way": lambda: original.prune(model, samples, SHARE),
+            "floor": floor(model, result["pruned"], samples, dtype),
+        },
+    )
+    store(benchmark, name, timed)
 
 
-@pytest.fixture(scope="module")
-def masks(model, samples, statistics):
-    sites = find_sites(model)
-    prices = price_sites(sites, "macs", samples.mean_length)
-    masks = search_masks(statistics.importance(), prices, [parse_budget(0.5)])
-    return split_packed(rearrange_masks(statistics, masks)[0], sites)
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_gpu_pipeline(benchmark):
+    """2,048 samples of 128 tokens, bfloat16 activations, against the original's way once."""
+    device = torch.device("cuda")
+    model = bert_base().to(device)
+    samples = random_samples(SAMPLES, GPU_TOKENS)
+    result: dict[str, nn.Module] = {}
+
+    def ours() -> None:
+        result["pruned"] = prune(model, samples, SHARE, latency=False, dtype=torch.bfloat16).model
+
+    ours()
+    torch.cuda.reset_peak_memory_stats()
+    ours()
+    peak = torch.cuda.max_memory_allocated() / 2**30
+    timed = compare(
+        benchmark,
+        device,
+        ours,
+        {
+            "original's way": lambda: original.prune(model, samples, SHARE),
+            "floor": floor(model, result["pruned"], samples, torch.bfloat16),
+        },
+        once=["original's way"],
+    )
+    store(benchmark, "bfloat16", timed, peak_gib=peak)
 
 
-def test_floor_forward_and_backward(benchmark, model, samples):
-    objective = make_objective(samples.task, labelled=True, seed=0)
-
-    def floor() -> None:
-        # No sites are watched: what remains is the model's own work, down to the first FFN.
-        leaf = model.bert.encoder.layer[0].register_forward_pre_hook(
-            lambda module, args: (args[0].detach().requires_grad_(), *args[1:])
-        )
-        with watch_mask_gradients(model, []):
-            for batch in samples.batches(32):
-                index = batch.pop("sample_index")
-                objective(model(**model_inputs(batch)), batch, index).sum().backward()
-        leaf.remove()
-
-    benchmark.pedantic(floor, **ONCE)
-
-
-def test_floor_forward_of_the_pruned_model(benchmark, model, samples, masks):
-    small = compact(model, masks)
-
-    def forward() -> None:
-        with torch.inference_mode():
-            for batch in samples.batches(32):
-                batch.pop("sample_index")
-                small(**model_inputs(batch))
-
-    benchmark.pedantic(forward, **ONCE)
-
-
-def test_calibration(benchmark, model, samples):
-    benchmark.pedantic(collect_statistics, (model, samples), **ONCE)
-
-
-def test_search_and_rearrangement_of_ten_budgets(benchmark, model, samples, statistics):
+def test_search_and_rearrangement_of_ten_budgets(benchmark, model, samples):
+    statistics = collect_statistics(model, samples)
     prices = price_sites(find_sites(model), "macs", samples.mean_length)
     budgets = [parse_budget(0.05 + 0.09 * i) for i in range(1, 11)]
 
     def select() -> None:
         rearrange_masks(statistics, search_masks(statistics.importance(), prices, budgets))
 
-    benchmark.pedantic(select, **ONCE)
+    benchmark.pedantic(select, rounds=5, warmup_rounds=1)
 
 
-@pytest.mark.parametrize("method", ["weights", "scale"])
-def test_tuning(benchmark, model, samples, masks, method):
+def floor(
+    dense: nn.Module, pruned: nn.Module, samples: Samples, dtype: torch.dtype
+) -> Callable[[], None]:
+    """One forward and backward of ``dense``, one forward of ``pruned``."""
+    device = device_of(dense)
+    objective = make_objective(samples.task, labelled=False, seed=0)
+    groups = samples.groups(tokens=batch_tokens(device))
+
     def run() -> None:
-        tune(model, compact(model, masks), samples, TUNERS[method])
+        with (
+            gradients_from_the_first_block(dense),
+            watch_mask_gradients(dense, []),
+            backward_attention(device, dtype),
+        ):
+            for group in groups:
+                batch = to_device(samples.collate(group), device)
+                with autocast(device, dtype):
+                    outputs = dense(**model_inputs(batch))
+                ids = torch.tensor([samples.ids[p] for p in group])
+                objective(outputs, batch, ids).sum().backward()
+        with torch.inference_mode():
+            for group in groups:
+                batch = to_device(samples.collate(group), device)
+                with autocast(device, dtype):
+                    pruned(**model_inputs(batch))
+        if device.type == "cuda":
+            torch.cuda.synchronize()
 
-    benchmark.pedantic(run, **ONCE)
+    return run
 
 
-@pytest.mark.parametrize("options", [{}, {"preset": "kwon2022"}], ids=["fastprune", "kwon2022"])
-def test_whole_pipeline(benchmark, model, samples, options):
-    benchmark.pedantic(
-        prune, (model, samples), {"samples": SAMPLES, "latency": False, **options}, **ONCE
+@contextmanager
+def gradients_from_the_first_block(model: nn.Module):
+    """Weights are frozen: what asks for gradients is the input of the first block."""
+    first = model.get_submodule(anatomy(model).blocks[0])
+    handle = first.register_forward_pre_hook(
+        lambda module, args: (args[0].detach().requires_grad_(), *args[1:])
     )
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def store(benchmark: Any, dtype: str, timed: dict[str, Any], **more: float) -> None:
+    benchmark.extra_info.update(
+        device=str(torch.get_default_device() if not torch.cuda.is_available() else "cuda"),
+        threads=torch.get_num_threads(),
+        dtype=dtype,
+        **timed,
+        floor_ratio=timed["seconds"] / timed["baseline_seconds"]["floor"],
+        **more,
+    )
+
+
+def bert_base(**overrides: int) -> BertForSequenceClassification:
+    torch.manual_seed(0)
+    return BertForSequenceClassification(BertConfig(num_labels=2, **overrides)).eval()
+
+
+def random_samples(count: int, tokens: int) -> Samples:
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.randint(1000, 30000, (count, tokens), generator=generator).tolist()
+    features = [{"input_ids": row, "attention_mask": [1] * tokens} for row in ids]
+    labels = torch.randint(0, 2, (count,), generator=generator)
+    return Samples(features, labels, list(range(count)), "classification")

@@ -70,7 +70,7 @@ def batch_tokens(device: torch.device) -> int:
 
 def trace_bytes(device: torch.device) -> int:
     """How much of a teacher's work is kept for tuning instead of being done again."""
-    return (3 << 29) if device.type == "cuda" else (3 << 28)
+    return (3 << 29) if device.type == "cuda" else (1 << 29)
 
 
 def held_bytes(device: torch.device) -> int:

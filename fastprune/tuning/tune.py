@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 import torch
@@ -106,6 +106,10 @@ def _tune_sites(
     blocks = anatomy(teacher).blocks
     sites = _tunable_sites(teacher, student, tuner)
     readout = find_readout(teacher, blocks[-1], samples)
+    rows = {
+        read: [_rows(read, batch.valid, device_of(student)) for batch in trace.batches]
+        for read in ("all", readout)
+    }
     leader, follower = Teacher(teacher, trace), Student(student, trace)
     for layer, block in enumerate(progress_bar("tune", blocks, enabled=progress, unit="layer")):
         last = layer == len(blocks) - 1
@@ -113,10 +117,9 @@ def _tune_sites(
         targets = leader.targets(layer, block, here)
         for site in here:
             read = readout if last and site.kind == "ffn" else "all"
-            rows = [_rows(read, batch.valid, device_of(student)) for batch in trace.batches]
-            yield _tune_site(
-                student, site, follower, targets[site.name], rows, tuner, metrics, trace.dtype
-            )
+            halts = zip(targets[site.name], follower.halt_at(site), rows[read], strict=True)
+            system, size = _sum_up(student, site, halts, metrics.get(site.name), trace.dtype)
+            yield _solve(student, site, system, size, tuner)
         if not last:
             follower.leave(layer, block)
 
@@ -141,37 +144,49 @@ def _rows(readout: Readout, valid: Tensor, device: torch.device) -> Tensor | Non
     return None if bool(chosen.all()) else chosen.flatten().nonzero().flatten().to(device)
 
 
-def _tune_site(
+def _sum_up(
     student: nn.Module,
     site: Site,
-    follower: Student,
-    targets: list[Tensor],
-    rows: list[Tensor | None],
-    tuner: Tuner,
-    metrics: Mapping[str, Tensor],
+    halts: Iterable[tuple[Tensor, tuple[Tensor, Tensor], Tensor | None]],
+    metric: Tensor | None,
     dtype: torch.dtype,
-) -> SiteTuning:
+) -> tuple[LeastSquares, Tensor]:
+    """How far the student's sublayer is from its target, and why.
+
+    Args:
+        halts: per batch, the teacher's output, the student's input of the projection and its
+            residual stream, and the rows that count.
+
+    Returns:
+        The least-squares problem, and the sum of squares of the targets (float64 scalar).
+    """
     weight, bias = get_projection(student, site)
     device = weight.device
-    metric = metrics.get(site.name)
     system = LeastSquares(site.columns, site.outputs, device, dtype=dtype, metric=metric)
-    scale = torch.zeros((), dtype=torch.float64, device=device)
-    for target, counted, (x, residual) in zip(targets, rows, follower.halt_at(site), strict=True):
-        target, x, residual = (_counted(values, counted) for values in (target, x, residual))
+    size = torch.zeros((), dtype=torch.float64, device=device)
+    for batch, (reached, stream), counted in halts:
+        target, x, residual = (_counted(values, counted) for values in (batch, reached, stream))
         with autocast(device, dtype):
             output = nn.functional.linear(x, weight, bias)
         system.add(x, target - residual - output)
-        scale += torch.linalg.vector_norm(target, dtype=torch.float32).double().square()
-    relative = float(system.error) / max(float(scale), torch.finfo(torch.float64).tiny)
-    try:
-        update = tuner.solve(site, system, weight, bias)
-        set_projection(student, site, update.weight, update.bias)
-    except (SolveFailure, NumericalError) as failure:
-        return SiteTuning(site.name, relative, str(failure))
-    return SiteTuning(site.name, relative)
+        size += torch.linalg.vector_norm(target, dtype=torch.float32).double().square()
+    return system, size
 
 
 def _counted(values: Tensor, rows: Tensor | None) -> Tensor:
     """The tokens that count: [..., width] to [counted, width]."""
     flat = values.flatten(0, -2)
     return flat if rows is None else flat.index_select(0, rows)
+
+
+def _solve(
+    student: nn.Module, site: Site, system: LeastSquares, size: Tensor, tuner: Tuner
+) -> SiteTuning:
+    weight, bias = get_projection(student, site)
+    relative = float(system.error) / max(float(size), torch.finfo(torch.float64).tiny)
+    try:
+        update = tuner.solve(site, system, weight, bias)
+        set_projection(student, site, update.weight, update.bias)
+    except (SolveFailure, NumericalError) as failure:
+        return SiteTuning(site.name, relative, str(failure))
+    return SiteTuning(site.name, relative)
