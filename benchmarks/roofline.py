@@ -43,12 +43,6 @@ _HEADER = (
 )
 
 
-def read_operations(results: Path) -> list[Extra]:
-    """``extra_info`` of every benchmark that ``conftest.compared`` ran."""
-    benchmarks = json.loads(results.read_text())["benchmarks"]
-    return [b["extra_info"] for b in benchmarks if "flops" in b["extra_info"]]
-
-
 def attained(extra: Extra) -> tuple[float, str]:
     """The share of the nearest roof that was reached, and which roof that is."""
     of_memory = extra["bytes_per_s"] / extra["copy_bytes_per_s"]
@@ -125,23 +119,25 @@ def _plot_ratios(axes: Any, operations: Sequence[Extra]) -> None:
     axes.invert_yaxis()
 
 
-def report(results: Path, table_file: Path, plot_file: Path) -> None:
-    """Write both for a results file of pytest-benchmark."""
-    operations = read_operations(results)
-    made = json.loads(results.read_text())["machine_info"]
-    table_file.write_text(
+def write_report(results: Path, stem: Path) -> None:
+    """Write ``<stem>.md`` and ``<stem>.svg`` for a results file of pytest-benchmark."""
+    content = json.loads(results.read_text())
+    made = content["machine_info"]
+    operations = [b["extra_info"] for b in content["benchmarks"] if "flops" in b["extra_info"]]
+    stem.with_suffix(".md").write_text(
         f"Device {made['device']}, {made['threads']} threads, torch {made['versions']['torch']}, "
         f"commit {made['commit']}.\n\n{table(operations)}\n"
     )
-    plot(operations, plot_file)
+    plot(operations, stem.with_suffix(".svg"))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("results", type=Path)
-    results = parser.parse_args().results
-    stem = results.with_name(f"{results.stem}_roofline")
-    report(results, stem.with_suffix(".md"), stem.with_suffix(".svg"))
+    parser.add_argument("--stem", type=Path, help="default: <results>_roofline")
+    arguments = parser.parse_args()
+    results = arguments.results
+    write_report(results, arguments.stem or results.with_name(f"{results.stem}_roofline"))
 
 
 if __name__ == "__main__":

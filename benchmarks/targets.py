@@ -40,7 +40,8 @@ class Target:
     @property
     def what(self) -> str:
         """In words: ``"speedup over eager >= 3"``."""
-        over = f" over {self.baseline or 'the best'}" if self._relative else ""
+        relation = "over" if self.measure == "speedup" else "of"
+        over = f" {relation} {self.baseline or 'the best'}" if self._relative else ""
         bound = f">= {self.at_least:g}" if self.at_least is not None else f"<= {self.at_most:g}"
         return f"{self.measure.replace('_', ' ')}{over} {bound}"
 
