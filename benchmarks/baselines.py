@@ -64,7 +64,10 @@ def solve_batched(systems: Tensor, rhs: Tensor, damping: float) -> Tensor:
 
 
 def pad_systems(systems: Sequence[Tensor], rhs: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    """Systems of any sizes as one batch, with zero rows and unit diagonals in the rest."""
+    """Systems of any sizes as one batch, with zero rows and unit diagonals in the rest.
+
+    The rest counts towards the mean diagonal, so the ridge is slightly another; the work is not.
+    """
     largest = max(len(b) for b in rhs)
     padded = torch.eye(largest).to(systems[0]).repeat(len(systems), 1, 1)
     sides = padded.new_zeros(len(systems), largest, rhs[0].shape[1])

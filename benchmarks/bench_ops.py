@@ -27,12 +27,14 @@ Shape = tuple[Any, ...]
 Compared = Callable[..., None]
 
 
-def _generator() -> torch.Generator:
-    return torch.Generator().manual_seed(0)
+@pytest.fixture(autouse=True)
+def same_numbers() -> None:
+    """Every run of a case sees the same inputs, which are made on the CPU."""
+    torch.manual_seed(0)
 
 
 def _normal(device: torch.device, *extents: int, dtype: torch.dtype = torch.float32) -> Tensor:
-    return torch.randn(*extents, generator=_generator()).to(device, dtype)
+    return torch.randn(*extents).to(device, dtype)
 
 
 def _each_dtype(*extents: tuple[int, ...]) -> list[Shape]:
@@ -85,7 +87,7 @@ def test_greedy_rearrange(compared: Compared, device: torch.device, shape: Shape
     Gradients are small integers, so both are exact in float32 (sums stay below 2^24).
     """
     problems, sites, units, rows = shape
-    grads = torch.randint(-2, 3, (rows, sites * units), generator=_generator()).float().to(device)
+    grads = torch.randint(-2, 3, (rows, sites * units)).float().to(device)
     blocks = ops.fisher_outer(grads, [units] * sites)
     kept = [round(units * (problem + 1) / (problems + 1)) for problem in range(problems)]
     masks = torch.zeros(problems, sites, units, device=device)
@@ -130,8 +132,8 @@ def test_gram(compared: Compared, device: torch.device, shape: Shape) -> None:
     rows, width, kept, name = shape
     dtype = getattr(torch, name)
     x = _normal(device, rows, width, dtype=dtype)
-    valid = (torch.rand(rows, generator=_generator()) > 0.3).to(device)
-    columns = torch.randperm(width, generator=_generator())[:kept].sort().values.to(device)
+    valid = (torch.rand(rows) > 0.3).to(device)
+    columns = torch.randperm(width)[:kept].sort().values.to(device)
     sums, other_sums = (
         torch.zeros(kept, kept, dtype=torch.float64, device=device) for _ in range(2)
     )
@@ -175,8 +177,7 @@ def test_tuning_system(compared: Compared, device: torch.device, shape: Shape) -
 
 def _systems(device: torch.device, sizes: list[int], columns: int) -> tuple[list[Tensor], Tensor]:
     """Well-conditioned systems, and all their right-hand sides."""
-    generator = _generator()
-    factors = [torch.randn(n, n + 8, generator=generator, dtype=torch.float64) for n in sizes]
+    factors = [torch.randn(n, n + 8, dtype=torch.float64) for n in sizes]
     systems = [(f @ f.T / len(f) + torch.eye(len(f))).to(device) for f in factors]
     return systems, _normal(device, sum(sizes), columns, dtype=torch.float64)
 
@@ -194,7 +195,7 @@ def _solve_work(sizes: list[int], columns: int) -> dict[str, float]:
 def test_ragged_lstsq(compared: Compared, device: torch.device, shape: Shape) -> None:
     """systems, most unknowns (from one on), right-hand sides."""
     count, largest, columns = shape
-    sizes = torch.randint(1, largest + 1, (count,), generator=_generator()).tolist()
+    sizes = torch.randint(1, largest + 1, (count,)).tolist()
     systems, rhs = _systems(device, sizes, columns)
     sides = list(rhs.split(sizes))
     flat = torch.cat([system.flatten() for system in systems])

@@ -54,8 +54,8 @@ def steps(out: Path, library: Path | None, dry: bool) -> Iterator[Step]:
         yield Step("build", (sys.executable, *install), 120, environment={"FASTPRUNE_CUDA": "on"})
     describe = (sys.executable, str(BENCHMARKS / "provenance.py"), "cpu" if dry else "cuda")
     yield Step("machine", describe, 30)
-    # The kernels first, should time run out; not this session within itself.
-    whole = ("tests/ops", "tests", "--ignore=tests/benchmarks/test_gpu_session.py")
+    # Not this session within itself.
+    whole = ("tests", "--ignore=tests/benchmarks/test_gpu_session.py")
     suite = ("tests/ops/test_op_arguments.py",) if dry else whole
     junit = out / "tests.xml"
     yield Step("tests", (*PYTEST, "-v", *suite, f"--junit-xml={junit}"), 300, junit)
