@@ -1,79 +1,275 @@
-"""Every operation beside plain PyTorch of the same precision.
+"""Every native operation beside the honest alternative in the same precision.
 
-    OMP_NUM_THREADS=1 pytest benchmarks/bench_ops.py --benchmark-group-by=group
+    pytest benchmarks/bench_ops.py --benchmark-only
 
-The cases are those of ``tests/ops/cases.py``. On CUDA a timing includes a synchronisation.
+``extra_info`` holds what ``compare`` and ``conftest.compared`` measured and derived; see
+benchmarks/README.md. Shapes are those that Transformers of base size bring.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import product
 from typing import Any
 
+import baselines
 import pytest
+import textbook
 import torch
-from ops.cases import BENCHMARKS, Case
 from torch import Tensor
 
 from fastprune import ops
-from fastprune.ops import reference
 
-DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+DAMPING = 1e-2
+BOTH_DTYPES = ("float32", "bfloat16")
 
-
-def _mask_grad(x: Tensor, grad: Tensor, group: int, valid: Tensor) -> Tensor:
-    products = (x * grad).masked_fill_(~valid[..., None], 0.0)
-    return products.sum(1, dtype=torch.float32).unflatten(-1, (-1, group)).sum(-1)
+Shape = tuple[Any, ...]
+Compared = Callable[..., None]
 
 
-def _fisher_outer(grads: Tensor, sizes: list[int]) -> list[Tensor]:
-    return [g.T @ g for g in grads.split(sizes, dim=1)]
+@pytest.fixture(autouse=True)
+def same_numbers() -> None:
+    """Every run of a case sees the same inputs, which are made on the CPU."""
+    torch.manual_seed(0)
 
 
-def _gram(x: Tensor, dtype: torch.dtype) -> Tensor:
-    rows = x.float()
-    return (rows.T @ rows).to(dtype)
+def _normal(device: torch.device, *extents: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    return torch.randn(*extents).to(device, dtype)
 
 
-def _tuning_system(
-    gram: Tensor, weight: Tensor, cross: Tensor, group: int
-) -> tuple[Tensor, Tensor]:
-    w = weight.to(gram.dtype)
-    units = w.shape[1] // group
-    a = ((w.T @ w) * gram).view(units, group, units, group).sum((1, 3))
-    return a, (cross * w.T).sum(1).view(units, group).sum(1)
+def _each_dtype(*extents: tuple[int, ...]) -> list[Shape]:
+    return [(*shape, dtype) for shape, dtype in product(extents, BOTH_DTYPES)]
 
 
-def _block_lstsq(systems: Tensor, rhs: Tensor, sizes: list[int], damping: float) -> Tensor:
-    """Batched, since the benchmark's systems have one size."""
-    n = sizes[0]
-    a = systems.view(-1, n, n)
-    ridge = damping * a.diagonal(dim1=1, dim2=2).mean(1)[:, None].expand(-1, n)
-    factor, _ = torch.linalg.cholesky_ex(a + ridge.diag_embed())
-    return torch.cholesky_solve(rhs.view(len(a), n, -1), factor)
+@pytest.mark.shapes(
+    cpu=_each_dtype((32, 128, 3072, 1), (32, 128, 12, 64)),
+    cuda=[(256, 128, 3072, 1, "bfloat16"), (256, 128, 12, 64, "bfloat16")],
+    tiny=_each_dtype((2, 8, 32, 1), (2, 8, 2, 16)),
+)
+def test_mask_grad(compared: Compared, device: torch.device, shape: Shape) -> None:
+    """samples, tokens, units, group."""
+    samples, tokens, units, group, dtype = shape
+    extents = (samples, tokens, units * group)
+    x, grad = (_normal(device, *extents, dtype=getattr(torch, dtype)) for _ in range(2))
+    compared(
+        ours=lambda: ops.mask_grad(x, grad, group),
+        baselines={"eager": lambda: baselines.mask_grad(x, grad, group)},
+        rounds=9,
+        flops=2 * x.numel(),
+        bytes=2 * x.nbytes + 4 * samples * units,
+    )
 
 
-BASELINES: dict[str, Callable[..., Any]] = {
-    "mask_grad": _mask_grad,
-    "fisher_outer": _fisher_outer,
-    "greedy_rearrange": reference.greedy_rearrange,
-    "gram": _gram,
-    "tuning_system": _tuning_system,
-    "block_lstsq": _block_lstsq,
-}
+@pytest.mark.shapes(cpu=[(12, 2048, 768)], cuda=[(12, 2048, 3072)], tiny=[(2, 16, 32)])
+def test_fisher_outer(compared: Compared, device: torch.device, shape: Shape) -> None:
+    """sites, rows, units; into blocks that exist already."""
+    sites, rows, units = shape
+    grads = _normal(device, rows, sites * units)
+    blocks = torch.zeros(sites * units * units, device=device)
+    by_site = grads.view(rows, sites, units)
+    left, right, out = by_site.permute(1, 2, 0), by_site.transpose(0, 1), blocks.clone()
+    compared(
+        ours=lambda: ops.fisher_outer(grads, [units] * sites, out=blocks),
+        baselines={"bmm": lambda: torch.bmm(left, right, out=out.view(sites, units, units))},
+        flops=sites * rows * units * (units + 1),
+        bytes=grads.nbytes + 2 * blocks.nbytes,
+    )
 
 
-@pytest.mark.parametrize("case", BENCHMARKS, ids=str)
-@pytest.mark.parametrize("backend", ["fastprune", "pytorch"])
-def test_operation(benchmark: Any, case: Case, backend: str) -> None:
-    arguments = case.arguments(DEVICE)
-    function = getattr(ops, case.op) if backend == "fastprune" else BASELINES[case.op]
+@pytest.mark.shapes(
+    cpu=[(1, 1, units, rows) for units, rows in product((1536, 3072), (64, 2048))],
+    cuda=[(1, 1, 3072, 2048), (1, 12, 3072, 2048), (12, 12, 3072, 2048)],
+    tiny=[(2, 2, 32, 8)],
+)
+def test_greedy_rearrange(compared: Compared, device: torch.device, shape: Shape) -> None:
+    """problems, sites, units, rows of gradients. Both ways have to give the same masks.
 
-    def run() -> None:
-        function(**arguments)
-        if DEVICE.type == "cuda":
-            torch.cuda.synchronize()
+    Gradients are small integers, so both are exact in float32 (sums stay below 2^24).
+    """
+    problems, sites, units, rows = shape
+    grads = torch.randint(-2, 3, (rows, sites * units)).float().to(device)
+    blocks = ops.fisher_outer(grads, [units] * sites)
+    kept = [round(units * (problem + 1) / (problems + 1)) for problem in range(problems)]
+    masks = torch.zeros(problems, sites, units, device=device)
+    for mask, count in zip(masks, kept, strict=True):
+        mask[:, :count] = 1.0
+    masks = masks.flatten(1)
+    results: dict[str, Tensor] = {}
 
-    benchmark.group = str(case)
-    benchmark.extra_info.update(device=str(DEVICE), threads=torch.get_num_threads())
-    benchmark.pedantic(run, rounds=5, warmup_rounds=1)
+    def ours() -> None:
+        results["ours"] = ops.greedy_rearrange(blocks, [units] * sites, masks)
+
+    def loop() -> None:
+        results["textbook"] = torch.cat(
+            [
+                textbook.greedy_rearrange(of_site, mask)
+                for of_problem in masks
+                for of_site, mask in zip(
+                    grads.split(units, dim=1), of_problem.split(units), strict=True
+                )
+            ]
+        ).view(masks.shape)
+
+    steps = sum(kept)
+    joined = sum(units - count for count in kept)  # rows of F that the first r sums
+    compared(
+        ours=ours,
+        baselines={"textbook loop": loop},
+        once=["textbook loop"],
+        flops=sites * (joined * units + sum(n * (2 * units + 2 * (units - n)) for n in kept)),
+        bytes=sites * 4 * units * (joined + 2 * steps),
+    )
+    assert torch.equal(results["ours"], results["textbook"])
+
+
+@pytest.mark.shapes(
+    cpu=_each_dtype((2048, 768, 384), (2048, 3072, 1536)),
+    cuda=_each_dtype((32768, 768, 384), (32768, 3072, 1536)),
+    tiny=_each_dtype((64, 32, 16)),
+)
+def test_gram(compared: Compared, device: torch.device, shape: Shape) -> None:
+    """rows, columns, kept columns; 30 % of the rows are padding."""
+    rows, width, kept, name = shape
+    dtype = getattr(torch, name)
+    x = _normal(device, rows, width, dtype=dtype)
+    valid = (torch.rand(rows) > 0.3).to(device)
+    columns = torch.randperm(width)[:kept].sort().values.to(device)
+    sums, other_sums = (
+        torch.zeros(kept, kept, dtype=torch.float64, device=device) for _ in range(2)
+    )
+    plain = {"gather + GEMM": lambda: baselines.gram(x, columns, valid, other_sums)}
+    if device.type == "cuda" and dtype == torch.bfloat16:
+        plain["gather + tensor-core GEMM"] = lambda: baselines.gram_mixed(
+            x, columns, valid, other_sums
+        )
+    counted = int(valid.sum())
+    compared(
+        ours=lambda: ops.gram(x, columns=columns, valid=valid, out=sums),
+        baselines=plain,
+        flops=counted * kept * (kept + 1),
+        bytes=counted * kept * x.element_size() + 2 * sums.nbytes,
+        # PyTorch has no bfloat16 product with float32 sums for the CPU to be held to.
+        arithmetic=dtype if device.type == "cuda" else torch.float32,
+    )
+
+
+@pytest.mark.shapes(
+    cpu=[(12, 64, 768), (3072, 1, 768)],
+    cuda=[(12, 64, 768), (3072, 1, 768)],
+    tiny=[(2, 8, 16)],
+)
+def test_tuning_system(compared: Compared, device: torch.device, shape: Shape) -> None:
+    """units, group, outputs."""
+    units, group, outputs = shape
+    columns = units * group
+    weight = _normal(device, outputs, columns)
+    gram = torch.eye(columns, dtype=torch.float64, device=device)
+    cross = _normal(device, columns, outputs, dtype=torch.float64)
+    compared(
+        ours=lambda: ops.tuning_system(gram, weight, cross, group),
+        baselines={"matmul": lambda: baselines.tuning_system(gram, weight, cross, group)},
+        flops=outputs * columns * (columns + 1) + 2 * cross.numel(),
+        bytes=weight.nbytes + gram.nbytes + cross.nbytes + 8 * units * units,
+        # The CPU multiplies W in float64, CUDA in float32.
+        arithmetic=torch.float64 if device.type == "cpu" else torch.float32,
+    )
+
+
+def _systems(device: torch.device, sizes: list[int], columns: int) -> tuple[list[Tensor], Tensor]:
+    """Well-conditioned systems, and all their right-hand sides."""
+    factors = [torch.randn(n, n + 8, dtype=torch.float64) for n in sizes]
+    systems = [(f @ f.T / len(f) + torch.eye(len(f))).to(device) for f in factors]
+    return systems, _normal(device, sum(sizes), columns, dtype=torch.float64)
+
+
+def _solve_work(sizes: list[int], columns: int) -> dict[str, float]:
+    """Cholesky of the lower triangles and two triangular solves per right-hand side."""
+    return {
+        "flops": sum(n**3 / 3 + 2 * n * n * columns for n in sizes),
+        "bytes": sum(8 * (n * (n + 1) / 2 + 2 * n * columns) for n in sizes),
+        "arithmetic": torch.float64,
+    }
+
+
+@pytest.mark.shapes(cpu=[(1000, 64, 1)], cuda=[(1000, 64, 1)], tiny=[(8, 16, 1)])
+def test_ragged_lstsq(compared: Compared, device: torch.device, shape: Shape) -> None:
+    """systems, most unknowns (from one on), right-hand sides."""
+    count, largest, columns = shape
+    sizes = torch.randint(1, largest + 1, (count,)).tolist()
+    systems, rhs = _systems(device, sizes, columns)
+    sides = list(rhs.split(sizes))
+    flat = torch.cat([system.flatten() for system in systems])
+    padded = baselines.pad_systems(systems, sides)
+    compared(
+        ours=lambda: ops.block_lstsq(flat, rhs, sizes, DAMPING),
+        baselines={
+            "cholesky loop": lambda: baselines.cholesky_loop(systems, sides, DAMPING),
+            "padded cholesky": lambda: baselines.cholesky_batched(*padded, DAMPING),
+        },
+        **_solve_work(sizes, columns),
+    )
+
+
+@pytest.mark.shapes(
+    cpu=[(12, 1536, 1), (12, 1536, 768)], cuda=[(12, 1536, 1), (12, 1536, 768)], tiny=[(2, 32, 3)]
+)
+def test_equal_lstsq(compared: Compared, device: torch.device, shape: Shape) -> None:
+    """systems, unknowns, right-hand sides."""
+    count, unknowns, columns = shape
+    sizes = [unknowns] * count
+    systems, rhs = _systems(device, sizes, columns)
+    batch, sides = torch.stack(systems), rhs.view(count, unknowns, columns)
+    compared(
+        ours=lambda: ops.block_lstsq(batch.flatten(), rhs, sizes, DAMPING),
+        baselines={
+            "batched cholesky": lambda: baselines.cholesky_batched(batch, sides, DAMPING),
+            "cholesky loop": lambda: baselines.cholesky_loop(systems, list(sides), DAMPING),
+            "batched solve": lambda: baselines.solve_batched(batch, sides, DAMPING),
+        },
+        rounds=3,
+        **_solve_work(sizes, columns),
+    )
+
+
+@pytest.mark.shapes(
+    cpu=[(65, 416, 12, 32, 384), (65, 416, 1536, 1, 384)],
+    cuda=[(65, 416, 12, 64, 768), (65, 416, 3072, 1, 768)],
+    tiny=[(2, 16, 2, 8, 8), (2, 16, 16, 1, 8)],
+)
+def test_mask_tuning(compared: Compared, device: torch.device, shape: Shape) -> None:
+    """batches, tokens per batch, units, group, outputs: one layer, systems and solution.
+
+    The paper's way, with its LSMR, from the same activations and targets as ours.
+    """
+    count, tokens, units, group, outputs = shape
+    columns = units * group
+    weight = _normal(device, outputs, columns)
+    x = _normal(device, count, tokens, columns)
+    # About what the layer gives now: a solution near one.
+    target = x @ weight.T + _normal(device, count, tokens, outputs)
+    batches = list(zip(x, target, strict=True))
+
+    def ours() -> Tensor:
+        gram = torch.zeros(columns, columns, dtype=torch.float64, device=device)
+        cross = torch.zeros(columns, outputs, dtype=torch.float64, device=device)
+        for inputs, wanted in batches:
+            ops.gram(inputs, out=gram)
+            cross += inputs.T @ wanted
+        a, b = ops.tuning_system(gram, weight, cross, group)
+        return 1 + ops.block_lstsq(a.flatten(), b - a.sum(1), [units], 0.0)[0]
+
+    def paper() -> Tensor:
+        if group == 1:
+            return textbook.tune_filters(batches, weight)
+        return textbook.tune_heads(batches, weight, group)
+
+    rows = count * tokens
+    compared(
+        ours=ours,
+        baselines={"textbook": paper},
+        rounds=3,
+        flops=rows * columns * (columns + 1 + 2 * outputs)
+        + outputs * columns * (columns + 1)
+        + units**3 / 3,
+        bytes=x.nbytes + target.nbytes + weight.nbytes,
+    )

@@ -1,13 +1,19 @@
-"""Where and with what numbers were made."""
+"""Where and with what numbers were made.
+
+python benchmarks/provenance.py cuda    # says it, and fails if no native kernels run there
+"""
 
 from __future__ import annotations
 
+import shutil
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from fastprune.ops import native_status
 from fastprune.report import versions
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -15,9 +21,30 @@ ROOT = Path(__file__).resolve().parent.parent
 
 def provenance() -> dict[str, Any]:
     """Device, threads, versions and commit."""
-    commit = subprocess.run(
-        ["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True
-    ).stdout.strip()
+    commit = ""
+    if shutil.which("git"):  # a machine that was lent may have none
+        describe = ["git", "describe", "--always", "--dirty"]
+        commit = subprocess.run(describe, cwd=ROOT, capture_output=True, text=True).stdout.strip()
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
     threads = torch.get_num_threads()
-    return {"device": device, "threads": threads, "versions": versions(), "commit": commit}
+    return {
+        "device": device,
+        "threads": threads,
+        "versions": versions(),
+        "commit": commit or "unknown",
+    }
+
+
+def main() -> int:
+    status, made = native_status(), provenance()
+    for name, value in (status | made).items():
+        print(f"{name}: {value}")
+    native = status[sys.argv[1]] == "native"
+    print(
+        f"{made['device']}, commit {made['commit']}, {'native' if native else 'NO native'} kernels"
+    )
+    return 0 if native else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,4 +1,4 @@
-"""The inputs of the operations: one declarative list for correctness, opcheck and benchmarks.
+"""The inputs of the operations: one declarative list for correctness and opcheck.
 
 A case names an operation, its extents, a dtype and what is awkward about it. ``arguments`` makes
 the keyword arguments of the wrapper in ``fastprune.ops``; the same case always gives the same
@@ -193,14 +193,4 @@ CASES = [
         (F32, F64),
     ),
     *_cases("block_lstsq", [(1, 385), (40, 577), (200, 400)], (F64,)),
-]
-
-# What Transformers of base size bring, for benchmarks.
-BENCHMARKS = [
-    *_cases("mask_grad", [(32, 128, 12, 64), (32, 128, 3072, 1)], (F32, BF16), (("valid",),)),
-    *_cases("fisher_outer", [(256, 12, 3072), (2048, 12, 3072)]),
-    *_cases("greedy_rearrange", [(4, 12, 384, 12, 384)]),
-    *_cases("gram", [(2048, 768), (2048, 3072)], (F32, BF16)),
-    *_cases("tuning_system", [(12, 64, 768), (3072, 1, 768)]),
-    *_cases("block_lstsq", [(1, *[12] * 24), (1, 1536), (768, 768), (768, 3072)], (F64,)),
 ]

@@ -1,0 +1,77 @@
+"""The plain PyTorch that somebody without fastprune would write, in the same precision.
+
+Whatever can be prepared once (padding, packing) is prepared outside the timed part, to the
+advantage of the baseline.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+def mask_grad(x: Tensor, grad: Tensor, group: int) -> Tensor:
+    """Products in the type of ``x``, summed in float32: [samples, units]."""
+    products = (x * grad).unflatten(-1, (-1, group))
+    return products.sum((1, 3), dtype=torch.float32)
+
+
+def gram(x: Tensor, columns: Tensor, valid: Tensor, out: Tensor) -> None:
+    """Chosen columns of the valid rows, gathered, and a float32 GEMM."""
+    rows = x[valid].index_select(1, columns).float()
+    out += rows.T @ rows
+
+
+def gram_mixed(x: Tensor, columns: Tensor, valid: Tensor, out: Tensor) -> None:
+    """The same on tensor cores: bfloat16 factors, float32 sums. CUDA only."""
+    rows = x[valid].index_select(1, columns)
+    out += torch.mm(rows.T, rows, out_dtype=torch.float32)
+
+
+def tuning_system(gram: Tensor, weight: Tensor, cross: Tensor, group: int) -> tuple[Tensor, Tensor]:
+    """``W^T W`` in the type of the statistics, weighed, and summed over the groups."""
+    w = weight.to(gram.dtype)
+    units = w.shape[1] // group
+    a = ((w.T @ w) * gram).view(units, group, units, group).sum((1, 3))
+    return a, (cross * w.T).sum(1).view(units, group).sum(1)
+
+
+def damped(systems: Tensor, damping: float) -> Tensor:
+    """``systems [..., n, n]`` with a ridge relative to their mean diagonals."""
+    ridge = damping * systems.diagonal(dim1=-2, dim2=-1).mean(-1, keepdim=True)
+    return systems + ridge.expand(systems.shape[:-1]).diag_embed()
+
+
+def cholesky_batched(systems: Tensor, rhs: Tensor, damping: float) -> Tensor:
+    """[systems, n, n] and [systems, n, k]."""
+    factor, _ = torch.linalg.cholesky_ex(damped(systems, damping))
+    return torch.cholesky_solve(rhs, factor)
+
+
+def cholesky_loop(systems: Sequence[Tensor], rhs: Sequence[Tensor], damping: float) -> list[Tensor]:
+    """One system after the other, of any sizes."""
+    return [
+        torch.cholesky_solve(b, torch.linalg.cholesky(damped(a, damping)))
+        for a, b in zip(systems, rhs, strict=True)
+    ]
+
+
+def solve_batched(systems: Tensor, rhs: Tensor, damping: float) -> Tensor:
+    """LU, which does not need to know that the systems are symmetric."""
+    return torch.linalg.solve(damped(systems, damping), rhs)
+
+
+def pad_systems(systems: Sequence[Tensor], rhs: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """Systems of any sizes as one batch, with zero rows and unit diagonals in the rest.
+
+    The rest counts towards the mean diagonal, so the ridge is slightly another; the work is not.
+    """
+    largest = max(len(b) for b in rhs)
+    padded = torch.eye(largest).to(systems[0]).repeat(len(systems), 1, 1)
+    sides = padded.new_zeros(len(systems), largest, rhs[0].shape[1])
+    for i, (a, b) in enumerate(zip(systems, rhs, strict=True)):
+        padded[i, : len(b), : len(b)] = a
+        sides[i, : len(b)] = b
+    return padded, sides

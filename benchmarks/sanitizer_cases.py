@@ -1,0 +1,57 @@
+#!/usr/bin/env python
+"""Every kernel and template branch once, on small inputs, to run under compute-sanitizer.
+
+    PYTHONPATH=tests PYTORCH_NO_CUDA_MEMORY_CACHING=1 \\
+        compute-sanitizer --tool racecheck --error-exitcode 1 python benchmarks/sanitizer_cases.py
+
+Results are not checked here; ``tests/ops`` does that. Without a GPU the cases run on the CPU.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import product
+
+import torch
+from ops.cases import BF16, F16, F32, F64, Case
+
+from fastprune import ops
+
+_INPUTS = (F32, BF16, F16)
+
+
+def cases() -> Iterator[Case]:
+    """One either side of a tile, aligned and not, with padding, gaps and chosen columns."""
+
+    def of(op: str, extents: list[tuple[int, ...]], dtypes: tuple, *traits: tuple[str, ...]):
+        return (Case(op, *choice) for choice in product(extents, dtypes, traits))
+
+    # Whole spans, units of half a span, units wider than one, and rows that no vector load fits.
+    spans = [(2, 33, 16, 16), (2, 17, 4, 64), (2, 5, 3, 130), (1, 40, 1021, 1)]
+    yield from of("mask_grad", spans, _INPUTS, (), ("valid",), ("packed",), ("valid", "gaps"))
+    yield from of("fisher_outer", [(257, 49, 1), (33, 97, 5, 193)], _INPUTS, (), ("gaps",))
+    # The last one has more units than a block has threads.
+    rearranged = [(2, 0, 3), (3, 12, 7, 31), (1, 257), (1, 1100)]
+    yield from of("greedy_rearrange", rearranged, (F32,), (), ("tied",))
+    chosen = [("valid", "columns"), ("columns", "sum32", "gaps")]
+    yield from of("gram", [(257, 97), (511, 193)], _INPUTS, (), *chosen)
+    weighed = [(12, 8, 31), (97, 1, 65), (3, 67, 129)]
+    yield from of("tuning_system", weighed, (*_INPUTS, F64), (), ("sum32", "gaps"))
+    systems = [(3, 12, 7, 31), (33, 64, 65), (5, 191, 192, 193), (200, 130)]
+    yield from of("block_lstsq", systems, (F32, F64), ())
+
+
+def main() -> None:
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    count = 0
+    for case in cases():
+        print(case, flush=True)  # the last one printed is the one that stopped
+        getattr(ops, case.op)(**case.arguments(device))
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        count += 1
+    print(f"{count} cases on {device}")
+
+
+if __name__ == "__main__":
+    main()

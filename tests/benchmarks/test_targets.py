@@ -1,0 +1,33 @@
+"""Targets name benchmarks that exist."""
+
+from __future__ import annotations
+
+import bench_ops
+import pytest
+from targets import PIPELINE, TARGETS, Target, find
+
+OPERATIONS = [target for target in TARGETS if target.operation != PIPELINE]
+
+
+@pytest.mark.parametrize("target", OPERATIONS, ids=lambda t: f"{t.case} {t.what}")
+def test_a_target_is_one_of_the_shapes_on_cuda(target):
+    (shapes,) = getattr(bench_ops, f"test_{target.operation}").pytestmark
+    assert target.shape in shapes.kwargs["cuda"]
+
+
+def test_a_target_finds_its_number():
+    extra = {"case": "gram 9x5", "device": "cuda", "speedup": {"fast": 2.0, "slow": 4.0}}
+    fastest = Target("gram", (9, 5), "time share", at_most=0.65)
+    assert find([("test_gram", extra)], fastest) == 0.5
+    assert fastest.met(0.5)
+    assert not fastest.met(0.7)
+    over_slow = Target("gram", (9, 5), "speedup", "slow", 4.5)
+    assert find([("test_gram", extra)], over_slow) == 4.0
+    assert not over_slow.met(4.0)
+    assert find([("test_gram", {**extra, "device": "cpu"})], fastest) is None
+
+
+def test_the_pipeline_is_found_by_its_name():
+    target = Target(PIPELINE, (), "seconds", at_most=1.0)
+    assert find([("test_gpu_pipeline[weights]", {"seconds": 0.9})], target) == 0.9
+    assert find([("test_whole_pipeline", {"seconds": 0.9})], target) is None
