@@ -1,7 +1,7 @@
 """The original's way through the whole pipeline, in plain PyTorch and SciPy, for BERT classifiers.
 
 Kwon et al. 2022 as released: batches of 32 in random order, padded to their longest sample;
-gradients of mini-batch means; an exchange of units evaluated on the gradient rows; a student of full
+gradients of mini-batch means; exchanges of units evaluated on the gradient rows; a student of full
 size under masks; every layer run four times (teacher and student, for attention and for the FFN);
 damped LSMR. Two things are kinder than the release: it goes on where a system fails, and collecting
 the inputs of the first layer does not run the whole model.

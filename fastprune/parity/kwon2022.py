@@ -75,5 +75,7 @@ def _with_constant(
     return torch.cat([top, bottom]), shifted
 
 
-RELEASED_TUNER = Tuner(lsmr_scales, first_attention=False, stop_at_failure=True)
+RELEASED_TUNER = Tuner(
+    lsmr_scales, first_attention=False, tuned_as_read=("ffn",), stop_at_failure=True
+)
 """Mask tuning with the order and the stopping rule of the released code."""

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from fastprune import ops
-from fastprune.structure.site import Site
+from fastprune.structure.site import Site, SiteKind
 from fastprune.tuning.system import LeastSquares
 
 # Ridge relative to the mean diagonal of the normal matrix: small enough to leave well-determined
@@ -44,6 +44,8 @@ class Tuner:
             [outputs, columns] and its bias [outputs] or None.
         emptied: also visit FFNs that lost every filter, whose bias can still be corrected.
         first_attention: whether the first attention sublayer is tuned.
+        tuned_as_read: sublayers of the last layer that are tuned on the tokens the task reads
+            alone. What either does to other tokens reaches no output.
         stop_at_failure: whether one site that fails ends all tuning; otherwise it alone keeps its
             values.
     """
@@ -51,6 +53,7 @@ class Tuner:
     solve: Callable[[Site, LeastSquares, Tensor, Tensor | None], Update]
     emptied: bool = False
     first_attention: bool = True
+    tuned_as_read: tuple[SiteKind, ...] = ("attention", "ffn")
     stop_at_failure: bool = False
 
 

@@ -116,7 +116,7 @@ def _tune_sites(
         here = [site for site in sites if site.block == block]
         targets = leader.targets(layer, block, here)
         for site in here:
-            read = readout if last and site.kind == "ffn" else "all"
+            read = readout if last and site.kind in tuner.tuned_as_read else "all"
             halts = zip(targets[site.name], follower.halt_at(site), rows[read], strict=True)
             system, size = _sum_up(student, site, halts, metrics.get(site.name), trace.dtype)
             yield _solve(student, site, system, size, tuner)
