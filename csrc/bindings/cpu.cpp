@@ -61,8 +61,7 @@ Tensor greedy_rearrange(const Tensor& blocks, const Sizes& sizes, const Tensor& 
 void gram(const Tensor& out, const Tensor& x, const OptionalTensor& columns,
           const OptionalTensor& valid) {
   const auto call = gram_call(out, x, columns, valid);
-  run_pieces("gram", gram_tiles(call.args),
-             [&](int64_t begin, int64_t end) { return gram_cpu(call.args, begin, end); });
+  throw_unless_ok("gram", gram_cpu(call.args, run_tasks));
 }
 
 std::tuple<Tensor, Tensor> tuning_system(const Tensor& gram, const Tensor& weight,

@@ -5,7 +5,6 @@
 #include <cstdint>
 
 #include "panels.h"
-#include "transpose.h"
 
 namespace fastprune {
 
@@ -37,7 +36,13 @@ struct TriangleTiles {
   }
 };
 
-// Adds X^T X of one tile to `out` [width, width] and mirrors it, so both triangles agree bitwise.
+// Adds a tile of sums to `out` [width, width] and mirrors it, so both triangles agree bitwise. Of a
+// tile on the diagonal only the upper triangle is read.
+template <class Sum>
+void add_mirrored(const Sum* sums, int64_t stride, const TriangleTiles& tiles, int64_t index,
+                  Sum* out);
+
+// Adds X^T X of one tile to `out`.
 template <class Sum>
 void accumulate_syrk_tile(const MatrixView& matrix, int64_t rows, const uint8_t* valid,
                           const TriangleTiles& tiles, int64_t index, Sum* out) {
@@ -46,22 +51,7 @@ void accumulate_syrk_tile(const MatrixView& matrix, int64_t rows, const uint8_t*
   const int64_t b = column * tiles.block, b_count = tiles.extent(column);
   PanelProduct<float, Sum> product(a_count, b_count);
   product.compute({matrix, a, a_count}, {matrix, b, b_count}, 0, rows, valid);
-  for (int64_t i = 0; i < a_count; ++i) {
-    Sum* target = out + (a + i) * tiles.width + b;
-    Sum* sums = product.row(i);
-    for (int64_t j = row == column ? i : 0; j < b_count; ++j) {
-      target[j] += sums[j];
-      sums[j] = target[j];
-    }
-  }
-  Sum* mirrored = out + b * tiles.width + a;
-  if (row != column) {
-    transpose(product.row(0), product.stride(), a_count, b_count, mirrored, tiles.width);
-    return;
-  }
-  for (int64_t j = 0; j < b_count; ++j) {
-    for (int64_t i = 0; i < j; ++i) mirrored[j * tiles.width + i] = product.row(i)[j];
-  }
+  add_mirrored(product.row(0), product.stride(), tiles, index, out);
 }
 
 }  // namespace fastprune

@@ -1,26 +1,39 @@
 // gram on the CPU: the SYRK core over the valid rows and chosen columns.
 #include "gram.h"
 
+#include "../common/amx_syrk.h"
 #include "../common/syrk.h"
 
 namespace fastprune {
+namespace {
 
-int64_t gram_tiles(const GramArgs& args) { return TriangleTiles(args.selected).count(); }
-
-Status gram_cpu(const GramArgs& args, int64_t begin_tile, int64_t end_tile) {
-  if (args.dtype == DType::f64) return Status::unsupported_dtype;
-  const TriangleTiles tiles(args.selected);
+template <class Sum>
+void accumulate(const GramArgs& args, const TaskRunner& run) {
   const MatrixView x{args.x, args.dtype, args.row_stride, args.columns};
-  for (int64_t tile = begin_tile; tile < end_tile; ++tile) {
-    if (args.out_dtype == DType::f64) {
-      accumulate_syrk_tile(x, args.rows, args.valid, tiles, tile, static_cast<double*>(args.out));
-    } else if (args.out_dtype == DType::f32) {
-      accumulate_syrk_tile(x, args.rows, args.valid, tiles, tile, static_cast<float*>(args.out));
-    } else {
-      return Status::unsupported_dtype;
-    }
+  Sum* out = static_cast<Sum*>(args.out);
+  if (args.dtype == DType::bf16 && amx::available()) {
+    amx::accumulate_syrk(x, args.selected, args.rows, args.valid, out, run);
+    return;
   }
-  return Status::ok;
+  const TriangleTiles tiles(args.selected);
+  run(tiles.count(),
+      [&](int64_t tile) { accumulate_syrk_tile(x, args.rows, args.valid, tiles, tile, out); });
+}
+
+}  // namespace
+
+Status gram_cpu(const GramArgs& args, const TaskRunner& run) {
+  if (args.dtype == DType::f64) return Status::unsupported_dtype;
+  switch (args.out_dtype) {
+    case DType::f32:
+      accumulate<float>(args, run);
+      return Status::ok;
+    case DType::f64:
+      accumulate<double>(args, run);
+      return Status::ok;
+    default:
+      return Status::unsupported_dtype;
+  }
 }
 
 }  // namespace fastprune

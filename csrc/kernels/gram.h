@@ -23,8 +23,7 @@ struct GramArgs {
   DType out_dtype;         // f32 or f64
 };
 
-int64_t gram_tiles(const GramArgs& args);
-Status gram_cpu(const GramArgs& args, int64_t begin_tile, int64_t end_tile);
+Status gram_cpu(const GramArgs& args, const TaskRunner& run);
 Status gram_cuda(const GramArgs& args, Stream stream);
 
 }  // namespace fastprune
