@@ -14,8 +14,9 @@
 namespace fastprune::amx {
 
 #if FASTPRUNE_AMX
+namespace {
 
-static bool ask() {
+bool ask() {
   const char* wish = std::getenv("FASTPRUNE_AMX");
   if (wish && std::strcmp(wish, "off") == 0) return false;
   __builtin_cpu_init();
@@ -27,6 +28,8 @@ static bool ask() {
   constexpr long kRequestPermission = 0x1023, kTileData = 18;  // ARCH_REQ_XCOMP_PERM, XTILEDATA
   return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
 }
+
+}  // namespace
 
 bool available() {
   static const bool answer = ask();

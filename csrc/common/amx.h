@@ -33,7 +33,8 @@ struct PackedRows {
   static int64_t steps(int64_t rows) { return (rows + kStepRows - 1) / kStepRows; }
   static int64_t size(int64_t rows, int64_t strips) { return steps(rows) * strips * 2 * kTile; }
 
-  int64_t chunks() const { return (depth + kPanelDepth - 1) / kPanelDepth; }
+  // At least one, maybe empty: it is the first chunk that sets the sums.
+  int64_t chunks() const { return std::max<int64_t>(1, (depth + kPanelDepth - 1) / kPanelDepth); }
   int64_t rows(int64_t chunk) const { return std::min(kPanelDepth, depth - chunk * kPanelDepth); }
   int64_t offset(int64_t chunk, int64_t strip) const {
     return size(kPanelDepth, chunk * strips) + size(rows(chunk), strip);

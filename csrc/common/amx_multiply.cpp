@@ -1,4 +1,6 @@
 // Blocks of 2 x 2 tiles: 4 of the 8 tile registers sum, 4 hold operands.
+#include <utility>
+
 #include "amx.h"
 #include "amx_target.h"
 
@@ -16,7 +18,7 @@ struct alignas(64) TileConfig {
   uint8_t lines[16] = {16, 16, 16, 16, 16, 16, 16, 16};
 };
 static_assert(sizeof(TileConfig) == 64);
-const TileConfig kConfig;
+constexpr TileConfig kConfig;
 
 constexpr int64_t kChunkSteps = kPanelDepth / kStepRows;
 

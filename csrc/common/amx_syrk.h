@@ -34,7 +34,8 @@ void accumulate_syrk(const MatrixView& matrix, int64_t width, int64_t row_count,
   const int64_t size = PackedRows::size(std::min(pass, count), strips(width));
   Buffer<BFloat16> forms(2 * size);
 
-  for (int64_t begin = 0; begin < count; begin += pass) {
+  int64_t begin = 0;
+  do {
     const PackedRows packed{std::min(pass, count - begin), strips(width), forms.get(),
                             forms.get() + size};
     run(packed.chunks() * tiles.blocks(), [&](int64_t task) {
@@ -50,7 +51,8 @@ void accumulate_syrk(const MatrixView& matrix, int64_t width, int64_t row_count,
                       sums.get(), tiles.block);
       add_mirrored(sums.get(), tiles.block, tiles, index, out);
     });
-  }
+    begin += pass;
+  } while (begin < count);
 }
 
 }  // namespace fastprune::amx

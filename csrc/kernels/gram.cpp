@@ -1,4 +1,4 @@
-// gram on the CPU: the SYRK core over the valid rows and chosen columns.
+// gram on the CPU: the SYRK core over the valid rows and chosen columns, in AMX tiles for bf16.
 #include "gram.h"
 
 #include "../common/amx_syrk.h"
