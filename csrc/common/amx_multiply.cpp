@@ -45,15 +45,15 @@ struct FinishedBlock {
 };
 
 template <class Sum>
-FASTPRUNE_AMX_TARGET void multiply(const PackedRows& packed, int64_t a, int64_t a_end, int64_t b,
-                                   int64_t b_end, Sum* sums, int64_t stride) {
+FASTPRUNE_AMX_TARGET void multiply_strips(const StripRows& packed, int64_t a, int64_t a_end,
+                                          int64_t b, int64_t b_end, Sum* sums, int64_t stride) {
   FinishedBlock<Sum> blocks[2];
   FinishedBlock<Sum>*block = &blocks[0], *before = &blocks[1];
   _tile_loadconfig(&kConfig);
   for (int64_t chunk = 0; chunk < packed.chunks(); ++chunk) {
-    const int64_t steps = PackedRows::steps(packed.rows(chunk));
-    for (int64_t j = b; j < b_end; ++j) {
-      for (int64_t i = a; i < (a == b ? j + 1 : a_end); ++i) {
+    const int64_t steps = StripRows::steps(packed.rows(chunk));
+    for (int64_t j = b; j < b_end; j += kStrip) {
+      for (int64_t i = a; i < (a == b ? j + 1 : a_end); i += kStrip) {
         const BFloat16* left = packed.left + packed.offset(chunk, i);
         const BFloat16* right = packed.right + packed.offset(chunk, j);
         _tile_zero(0);
@@ -76,7 +76,7 @@ FASTPRUNE_AMX_TARGET void multiply(const PackedRows& packed, int64_t a, int64_t 
         _tile_stored(1, &block->products[0][16], 4 * kStrip);
         _tile_stored(2, &block->products[16][0], 4 * kStrip);
         _tile_stored(3, &block->products[16][16], 4 * kStrip);
-        block->sums = sums + (i - a) * kStrip * stride + (j - b) * kStrip;
+        block->sums = sums + (i - a) * stride + (j - b);
         block->first = chunk == 0;
         block->line = 0;
         std::swap(block, before);
@@ -90,21 +90,19 @@ FASTPRUNE_AMX_TARGET void multiply(const PackedRows& packed, int64_t a, int64_t 
 }  // namespace
 
 template <class Sum>
-void multiply_strips(const PackedRows& packed, int64_t a, int64_t a_end, int64_t b, int64_t b_end,
-                     Sum* sums, int64_t stride) {
-  multiply(packed, a, a_end, b, b_end, sums, stride);
+void StripRows::multiply(int64_t a, int64_t a_count, int64_t b, int64_t b_count, Sum* sums,
+                         int64_t stride) const {
+  multiply_strips(*this, a, a + a_count, b, b + b_count, sums, stride);
 }
 
 #else
 
 template <class Sum>
-void multiply_strips(const PackedRows&, int64_t, int64_t, int64_t, int64_t, Sum*, int64_t) {}
+void StripRows::multiply(int64_t, int64_t, int64_t, int64_t, Sum*, int64_t) const {}
 
 #endif
 
-template void multiply_strips(const PackedRows&, int64_t, int64_t, int64_t, int64_t, float*,
-                              int64_t);
-template void multiply_strips(const PackedRows&, int64_t, int64_t, int64_t, int64_t, double*,
-                              int64_t);
+template void StripRows::multiply(int64_t, int64_t, int64_t, int64_t, float*, int64_t) const;
+template void StripRows::multiply(int64_t, int64_t, int64_t, int64_t, double*, int64_t) const;
 
 }  // namespace fastprune::amx

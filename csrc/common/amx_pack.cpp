@@ -78,21 +78,21 @@ void gather_step(const BFloat16* data, int64_t row_stride, const int64_t* rows, 
 
 }  // namespace
 
-void pack_strips(const MatrixView& matrix, const int64_t* rows, int64_t chunk, int64_t first,
-                 int64_t count, const PackedRows& packed) {
+void StripRows::pack(const MatrixView& matrix, const int64_t* listed, int64_t chunk, int64_t first,
+                     int64_t count) const {
   const BFloat16* data = static_cast<const BFloat16*>(matrix.data);
-  const int64_t depth = packed.rows(chunk), stride = matrix.row_stride;
-  rows += chunk * kPanelDepth;
-  for (int64_t p = 0; p < depth; p += kStepRows) {
-    const int64_t height = std::min(kStepRows, depth - p);
+  const int64_t stride = matrix.row_stride;
+  listed += chunk * kPanelDepth;
+  for (int64_t p = 0; p < rows(chunk); p += kStepRows) {
+    const int64_t height = std::min(kStepRows, rows(chunk) - p);
     for (int64_t j = first; j < first + count; j += kStrip) {
       const int64_t width = std::min(kStrip, first + count - j);
-      const int64_t offset = packed.offset(chunk, j / kStrip) + p * kStrip;
-      BFloat16 *left = packed.left + offset, *right = packed.right + offset;
+      const int64_t at = offset(chunk, j) + p * kStrip;
       if (matrix.columns) {
-        gather_step(data, stride, rows + p, height, matrix.columns + j, width, left, right);
+        gather_step(data, stride, listed + p, height, matrix.columns + j, width, left + at,
+                    right + at);
       } else {
-        pack_step(data + j, stride, rows + p, height, width, left, right);
+        pack_step(data + j, stride, listed + p, height, width, left + at, right + at);
       }
     }
   }
@@ -100,7 +100,7 @@ void pack_strips(const MatrixView& matrix, const int64_t* rows, int64_t chunk, i
 
 #else
 
-void pack_strips(const MatrixView&, const int64_t*, int64_t, int64_t, int64_t, const PackedRows&) {}
+void StripRows::pack(const MatrixView&, const int64_t*, int64_t, int64_t, int64_t) const {}
 
 #endif
 
