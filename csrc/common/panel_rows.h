@@ -31,8 +31,10 @@ struct PanelRows : RowChunks {
                 int64_t stride) const {
     std::memset(sums, 0, sizeof(Sum) * round_up(a_count, kPanelMultiple) * stride);
     for (int64_t chunk = 0; chunk < chunks(); ++chunk) {
+      NextPanels<float> next;
+      if (chunk + 1 < chunks()) next = {at(chunk + 1, a), at(chunk + 1, b)};
       multiply_panels(rows(chunk), at(chunk, a), a_count, at(chunk, b), b_count, a == b, sums,
-                      stride);
+                      stride, next);
     }
   }
 };

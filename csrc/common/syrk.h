@@ -1,4 +1,4 @@
-// The SYRK core: X^T X in square tiles of the upper triangle, shared by every kernel that needs it.
+// X^T X in square tiles of the upper triangle.
 #pragma once
 
 #include <algorithm>
@@ -9,7 +9,7 @@
 
 namespace fastprune {
 
-// A tile pair costs block^2 products for 2 * block packed numbers, so big blocks amortise packing
+// A tile costs block^2 products for 2 * block packed numbers, so big blocks amortise reading them
 // and small ones give idle threads something to take.
 inline int64_t syrk_block(int64_t width) {
   return (width > 768 ? 4 : width > 96 ? 2 : 1) * kPanelMultiple;
@@ -19,9 +19,6 @@ inline int64_t syrk_block(int64_t width) {
 struct TriangleTiles {
   int64_t width;
   int64_t block;
-
-  explicit TriangleTiles(int64_t columns) : TriangleTiles(columns, syrk_block(columns)) {}
-  TriangleTiles(int64_t columns, int64_t block_columns) : width(columns), block(block_columns) {}
 
   int64_t blocks() const { return (width + block - 1) / block; }
   int64_t count() const { return blocks() * (blocks() + 1) / 2; }
@@ -65,7 +62,7 @@ void accumulate_syrk(const MatrixView& matrix, int64_t width, int64_t row_count,
     if (!valid || valid[row]) rows.push_back(row);
   }
   const int64_t count = static_cast<int64_t>(rows.size());
-  const TriangleTiles tiles(width, round_up(syrk_block(width), Core::kMultiple));
+  const TriangleTiles tiles{width, round_up(syrk_block(width), Core::kMultiple)};
   // Whole chunks, so where a pass ends does not change them.
   const int64_t chunk_bytes = std::max<int64_t>(1, Core::bytes(kPanelDepth, width));
   const int64_t pass = std::max<int64_t>(1, kPackedBytes / chunk_bytes) * kPanelDepth;

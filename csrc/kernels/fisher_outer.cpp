@@ -29,10 +29,7 @@ Status fisher_outer_cpu(const FisherOuterArgs& args, const TaskRunner& run) {
     accumulate_syrk<PanelRows>({site.grads, args.dtype, args.row_stride}, site.units, args.rows,
                                nullptr, site.block, inner);
   };
-  const TaskRunner serial = [](int64_t count, const std::function<void(int64_t)>& task) {
-    for (int64_t i = 0; i < count; ++i) task(i);
-  };
-  run(static_cast<int64_t>(small.size()), [&](int64_t i) { accumulate(small[i], serial); });
+  run(static_cast<int64_t>(small.size()), [&](int64_t i) { accumulate(small[i], run_serially); });
   for (const Site& site : large) accumulate(site, run);
   return Status::ok;
 }
