@@ -45,8 +45,7 @@ Tensor mask_grad(const Tensor& x, const Tensor& grad, int64_t group, const Optio
 
 void fisher_outer(const Tensor& blocks, const Tensor& grads, const Sizes& sizes) {
   const auto call = fisher_outer_call(blocks, grads, sizes);
-  run_pieces("fisher_outer", fisher_outer_tiles(call.args),
-             [&](int64_t begin, int64_t end) { return fisher_outer_cpu(call.args, begin, end); });
+  throw_unless_ok("fisher_outer", fisher_outer_cpu(call.args, run_tasks));
 }
 
 Tensor greedy_rearrange(const Tensor& blocks, const Sizes& sizes, const Tensor& masks) {
@@ -61,8 +60,7 @@ Tensor greedy_rearrange(const Tensor& blocks, const Sizes& sizes, const Tensor& 
 void gram(const Tensor& out, const Tensor& x, const OptionalTensor& columns,
           const OptionalTensor& valid) {
   const auto call = gram_call(out, x, columns, valid);
-  run_pieces("gram", gram_tiles(call.args),
-             [&](int64_t begin, int64_t end) { return gram_cpu(call.args, begin, end); });
+  throw_unless_ok("gram", gram_cpu(call.args, run_tasks));
 }
 
 std::tuple<Tensor, Tensor> tuning_system(const Tensor& gram, const Tensor& weight,

@@ -15,14 +15,17 @@ struct Vector {
 };
 
 template <class T, class Sum, int kBytes, int kRows>
-FASTPRUNE_INLINE void multiply(int64_t depth, const T* a, const T* b, Sum* c, int64_t c_stride) {
+FASTPRUNE_INLINE void multiply(int64_t depth, const T* a, const T* b, Sum* c, int64_t c_stride,
+                               const void* next) {
   constexpr int kWidth = kBytes / sizeof(T);
   constexpr int kPanel = 3 * kWidth;
   using Values = typename Vector<T, kWidth>::type;
 
   // Every index below is a constant after unrolling; otherwise GCC keeps `block` in memory.
   Values block[kRows][3] = {};
-  for (int64_t p = 0; p < depth; ++p, a += kPanel, b += kPanel) {
+  const char* fetched = static_cast<const char*>(next);
+  for (int64_t p = 0; p < depth; ++p, a += kPanel, b += kPanel, fetched += kFetchBytes) {
+    __builtin_prefetch(fetched, 0, 2);
     const Values b0 = *reinterpret_cast<const Values*>(b);
     const Values b1 = *reinterpret_cast<const Values*>(b + kWidth);
     const Values b2 = *reinterpret_cast<const Values*>(b + 2 * kWidth);
@@ -49,21 +52,22 @@ FASTPRUNE_INLINE void multiply(int64_t depth, const T* a, const T* b, Sum* c, in
 
 template <class T, class Sum>
 __attribute__((target("arch=x86-64-v4"))) void run_v4(int64_t depth, const T* a, const T* b, Sum* c,
-                                                      int64_t c_stride) {
-  multiply<T, Sum, 64, 8>(depth, a, b, c, c_stride);
+                                                      int64_t c_stride, const void* next) {
+  multiply<T, Sum, 64, 8>(depth, a, b, c, c_stride, next);
 }
 
 template <class T, class Sum>
 __attribute__((target("arch=x86-64-v3"))) void run_v3(int64_t depth, const T* a, const T* b, Sum* c,
-                                                      int64_t c_stride) {
-  multiply<T, Sum, 32, 4>(depth, a, b, c, c_stride);
+                                                      int64_t c_stride, const void* next) {
+  multiply<T, Sum, 32, 4>(depth, a, b, c, c_stride, next);
 }
 
 #endif
 
 template <class T, class Sum>
-void run_baseline(int64_t depth, const T* a, const T* b, Sum* c, int64_t c_stride) {
-  multiply<T, Sum, 16, 4>(depth, a, b, c, c_stride);
+void run_baseline(int64_t depth, const T* a, const T* b, Sum* c, int64_t c_stride,
+                  const void* next) {
+  multiply<T, Sum, 16, 4>(depth, a, b, c, c_stride, next);
 }
 
 template <class T, class Sum>

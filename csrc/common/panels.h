@@ -31,18 +31,36 @@ template <class Real>
 void pack_panels(const MatrixView& matrix, const int64_t* rows, int64_t depth, int64_t first,
                  int64_t count, int64_t panel, Real* out);
 
+// What the product after this one reads, as large as its operands: fetched meanwhile. May be null.
+template <class Real>
+struct NextPanels {
+  const Real* a = nullptr;
+  const Real* b = nullptr;
+};
+
 // sums[i][j] += sum over p < depth of a[p][i] * b[p][j], for packed a and b. Extents are rounded up
 // to whole panels. `upper` leaves out what lies wholly below the diagonal.
 template <class Real, class Sum>
 void multiply_panels(int64_t depth, const Real* a, int64_t a_count, const Real* b, int64_t b_count,
-                     bool upper, Sum* sums, int64_t stride) {
+                     bool upper, Sum* sums, int64_t stride, NextPanels<Real> next = {}) {
   const MicroKernel<Real, Sum>& kernel = micro_kernel<Real, Sum>();
   const int64_t panel = kernel.panel;
+  const Real* const a_end = next.a ? next.a + a_count * depth : nullptr;
+  const Real* const b_end = next.b ? next.b + b_count * depth : nullptr;
   for (int64_t j = 0; j < b_count; j += panel) {
-    const int64_t a_end = upper && a_count > j + panel ? j + panel : a_count;
-    for (int64_t i = 0; i < a_end; i += kernel.rows) {
+    const int64_t i_end = upper && a_count > j + panel ? j + panel : a_count;
+    for (int64_t i = 0; i < i_end; i += kernel.rows) {
       const Real* a_panel = a + i / panel * panel * depth + i % panel;
-      kernel.run(depth, a_panel, b + j * depth, sums + i * stride + j, stride);
+      const Real* fetched = a_panel;  // costs nothing: it is being read
+      const int64_t step = depth * kFetchBytes / static_cast<int64_t>(sizeof(Real));
+      if (next.a < a_end) {
+        fetched = next.a;
+        next.a += step;
+      } else if (next.b < b_end) {
+        fetched = next.b;
+        next.b += step;
+      }
+      kernel.run(depth, a_panel, b + j * depth, sums + i * stride + j, stride, fetched);
     }
   }
 }

@@ -1,15 +1,15 @@
-// The SYRK core: X^T X in square tiles of the upper triangle, shared by every kernel that needs it.
+// X^T X in square tiles of the upper triangle.
 #pragma once
 
 #include <algorithm>
 #include <cstdint>
+#include <vector>
 
 #include "panels.h"
-#include "transpose.h"
 
 namespace fastprune {
 
-// A tile pair costs block^2 products for 2 * block packed numbers, so big blocks amortise packing
+// A tile costs block^2 products for 2 * block packed numbers, so big blocks amortise reading them
 // and small ones give idle threads something to take.
 inline int64_t syrk_block(int64_t width) {
   return (width > 768 ? 4 : width > 96 ? 2 : 1) * kPanelMultiple;
@@ -19,9 +19,6 @@ inline int64_t syrk_block(int64_t width) {
 struct TriangleTiles {
   int64_t width;
   int64_t block;
-
-  explicit TriangleTiles(int64_t columns) : TriangleTiles(columns, syrk_block(columns)) {}
-  TriangleTiles(int64_t columns, int64_t block_columns) : width(columns), block(block_columns) {}
 
   int64_t blocks() const { return (width + block - 1) / block; }
   int64_t count() const { return blocks() * (blocks() + 1) / 2; }
@@ -37,31 +34,56 @@ struct TriangleTiles {
   }
 };
 
-// Adds X^T X of one tile to `out` [width, width] and mirrors it, so both triangles agree bitwise.
+// Adds a tile of sums to `out` [width, width] and mirrors it, so both triangles agree bitwise. Of a
+// tile on the diagonal only the upper triangle is read.
 template <class Sum>
-void accumulate_syrk_tile(const MatrixView& matrix, int64_t rows, const uint8_t* valid,
-                          const TriangleTiles& tiles, int64_t index, Sum* out) {
-  const auto [row, column] = tiles.pair(index);
-  const int64_t a = row * tiles.block, a_count = tiles.extent(row);
-  const int64_t b = column * tiles.block, b_count = tiles.extent(column);
-  PanelProduct<float, Sum> product(a_count, b_count);
-  product.compute({matrix, a, a_count}, {matrix, b, b_count}, 0, rows, valid);
-  for (int64_t i = 0; i < a_count; ++i) {
-    Sum* target = out + (a + i) * tiles.width + b;
-    Sum* sums = product.row(i);
-    for (int64_t j = row == column ? i : 0; j < b_count; ++j) {
-      target[j] += sums[j];
-      sums[j] = target[j];
-    }
+void add_mirrored(const Sum* sums, int64_t stride, const TriangleTiles& tiles, int64_t index,
+                  Sum* out);
+
+// Rows that do not fit into this much memory when packed are added in several passes. From 32 MiB
+// on, glibc returns memory at once, and fresh pages would cost as much as packing.
+constexpr int64_t kPackedBytes = 28 << 20;
+
+// Adds X^T X over the valid rows (null = all) to `out` [width, width], both triangles. Rows are
+// packed once for all tiles. A core packs and multiplies:
+//
+//   Core::kMultiple       tiles begin at a multiple of this many columns
+//   Core::bytes           memory of packed rows
+//   core.pack             columns [first, first + count) of a chunk of the listed rows
+//   core.multiply         sums[i][j] = sum over all rows p of x[p][a + i] * x[p][b + j], over a
+//                         chunk in f32, over the chunks in Sum; extents are rounded up to
+//                         kMultiple, and if a == b, what lies below the diagonal is undefined
+template <class Core, class Sum>
+void accumulate_syrk(const MatrixView& matrix, int64_t width, int64_t row_count,
+                     const uint8_t* valid, Sum* out, const TaskRunner& run) {
+  std::vector<int64_t> rows;
+  rows.reserve(row_count);
+  for (int64_t row = 0; row < row_count; ++row) {
+    if (!valid || valid[row]) rows.push_back(row);
   }
-  Sum* mirrored = out + b * tiles.width + a;
-  if (row != column) {
-    transpose(product.row(0), product.stride(), a_count, b_count, mirrored, tiles.width);
-    return;
-  }
-  for (int64_t j = 0; j < b_count; ++j) {
-    for (int64_t i = 0; i < j; ++i) mirrored[j * tiles.width + i] = product.row(i)[j];
-  }
+  const int64_t count = static_cast<int64_t>(rows.size());
+  const TriangleTiles tiles{width, round_up(syrk_block(width), Core::kMultiple)};
+  // Whole chunks, so where a pass ends does not change them.
+  const int64_t chunk_bytes = std::max<int64_t>(1, Core::bytes(kPanelDepth, width));
+  const int64_t pass = std::max<int64_t>(1, kPackedBytes / chunk_bytes) * kPanelDepth;
+  Buffer<char> memory(Core::bytes(std::min(pass, count), width));
+
+  int64_t begin = 0;
+  do {
+    const Core packed(std::min(pass, count - begin), width, memory.get());
+    run(packed.chunks() * tiles.blocks(), [&](int64_t task) {
+      const int64_t chunk = task / tiles.blocks(), block = task % tiles.blocks();
+      packed.pack(matrix, rows.data() + begin, chunk, block * tiles.block, tiles.extent(block));
+    });
+    run(tiles.count(), [&](int64_t index) {
+      const auto [row, column] = tiles.pair(index);
+      Buffer<Sum> sums(tiles.block * tiles.block);
+      packed.multiply(row * tiles.block, tiles.extent(row), column * tiles.block,
+                      tiles.extent(column), sums.get(), tiles.block);
+      add_mirrored(sums.get(), tiles.block, tiles, index, out);
+    });
+    begin += pass;
+  } while (begin < count);
 }
 
 }  // namespace fastprune

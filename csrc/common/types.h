@@ -21,6 +21,11 @@ enum class Status : int32_t {
 // dependent phases uses the caller's threads.
 using TaskRunner = std::function<void(int64_t count, const std::function<void(int64_t)>& task)>;
 
+// The TaskRunner of a kernel that is a task itself.
+inline void run_serially(int64_t count, const std::function<void(int64_t)>& task) {
+  for (int64_t i = 0; i < count; ++i) task(i);
+}
+
 // A CUDA stream, opaque so that CPU translation units need no CUDA header.
 using Stream = void*;
 

@@ -211,10 +211,7 @@ void solve_all(const BlockLstsqArgs& args, const TaskRunner& run) {
                      static_cast<const T*>(args.rhs) + first, system.unknowns, args.columns,
                      args.damping, static_cast<T*>(args.out) + first, inner);
   };
-  const TaskRunner serial = [](int64_t count, const std::function<void(int64_t)>& task) {
-    for (int64_t i = 0; i < count; ++i) task(i);
-  };
-  run(static_cast<int64_t>(small.size()), [&](int64_t i) { solve(small[i], serial); });
+  run(static_cast<int64_t>(small.size()), [&](int64_t i) { solve(small[i], run_serially); });
   for (const System& system : large) solve(system, run);
 }
 

@@ -21,9 +21,8 @@ struct FisherOuterArgs {
   float* blocks;         // [sum(sizes^2)] contiguous, accumulated into
 };
 
-// Number of independent tiles; a tile is the unit of CPU parallelism.
-int64_t fisher_outer_tiles(const FisherOuterArgs& args);
-Status fisher_outer_cpu(const FisherOuterArgs& args, int64_t begin_tile, int64_t end_tile);
+// Small sites are tasks of `run`; a large one is packed in one phase and multiplied in the next.
+Status fisher_outer_cpu(const FisherOuterArgs& args, const TaskRunner& run);
 Status fisher_outer_cuda(const FisherOuterArgs& args, Stream stream);
 
 }  // namespace fastprune

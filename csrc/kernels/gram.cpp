@@ -1,26 +1,29 @@
-// gram on the CPU: the SYRK core over the valid rows and chosen columns.
+// gram on the CPU: a SYRK over the valid rows and chosen columns, in AMX tiles for bf16.
 #include "gram.h"
 
+#include "../common/amx.h"
+#include "../common/panel_rows.h"
 #include "../common/syrk.h"
 
 namespace fastprune {
+namespace {
 
-int64_t gram_tiles(const GramArgs& args) { return TriangleTiles(args.selected).count(); }
-
-Status gram_cpu(const GramArgs& args, int64_t begin_tile, int64_t end_tile) {
-  if (args.dtype == DType::f64) return Status::unsupported_dtype;
-  const TriangleTiles tiles(args.selected);
-  const MatrixView x{args.x, args.dtype, args.row_stride, args.columns};
-  for (int64_t tile = begin_tile; tile < end_tile; ++tile) {
-    if (args.out_dtype == DType::f64) {
-      accumulate_syrk_tile(x, args.rows, args.valid, tiles, tile, static_cast<double*>(args.out));
-    } else if (args.out_dtype == DType::f32) {
-      accumulate_syrk_tile(x, args.rows, args.valid, tiles, tile, static_cast<float*>(args.out));
-    } else {
-      return Status::unsupported_dtype;
-    }
-  }
+template <class Sum>
+Status accumulate(const GramArgs& args, const TaskRunner& run) {
+  const bool tiles = args.dtype == DType::bf16 && amx::available();
+  const auto syrk = tiles ? accumulate_syrk<amx::StripRows, Sum> : accumulate_syrk<PanelRows, Sum>;
+  syrk({args.x, args.dtype, args.row_stride, args.columns}, args.selected, args.rows, args.valid,
+       static_cast<Sum*>(args.out), run);
   return Status::ok;
+}
+
+}  // namespace
+
+Status gram_cpu(const GramArgs& args, const TaskRunner& run) {
+  if (args.dtype == DType::f64) return Status::unsupported_dtype;
+  if (args.out_dtype == DType::f64) return accumulate<double>(args, run);
+  if (args.out_dtype == DType::f32) return accumulate<float>(args, run);
+  return Status::unsupported_dtype;
 }
 
 }  // namespace fastprune

@@ -4,7 +4,8 @@
 //
 // Kwon et al. 2022, section 4.3 (normal equations). Products are summed in f32 over at most 256
 // rows, partial sums in the type of `out`. Both triangles are written with bitwise equal values.
-// Never uses TF32. Summation order is fixed: bitwise repeatable.
+// Never uses TF32. Summation order is fixed: bitwise repeatable. On a CPU with AMX, bf16 numbers
+// below 2^-126 in magnitude count as zero, and so do f32 sums.
 #pragma once
 
 #include "../common/types.h"
@@ -23,8 +24,8 @@ struct GramArgs {
   DType out_dtype;         // f32 or f64
 };
 
-int64_t gram_tiles(const GramArgs& args);
-Status gram_cpu(const GramArgs& args, int64_t begin_tile, int64_t end_tile);
+// Rows are packed in one phase and multiplied in the next, tile by tile, as tasks of `run`.
+Status gram_cpu(const GramArgs& args, const TaskRunner& run);
 Status gram_cuda(const GramArgs& args, Stream stream);
 
 }  // namespace fastprune

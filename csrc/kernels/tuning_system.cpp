@@ -12,7 +12,7 @@ namespace {
 
 TriangleTiles tiles_of(const TuningSystemArgs& args) {
   const int64_t block = syrk_block(args.units * args.group) / args.group;
-  return TriangleTiles(args.units, std::max<int64_t>(block, 1));
+  return {args.units, std::max<int64_t>(block, 1)};
 }
 
 template <class Stat>

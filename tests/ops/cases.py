@@ -152,7 +152,7 @@ def _cases(
 
 
 # Extents are chosen to hurt: nothing, one, primes, and one off the widths of packed panels (6 to
-# 48), tiles (96, 192, 64, 128) and row chunks (256).
+# 48), tiles (96, 192, 64, 128), AMX tiles (16, 32) and row chunks (256).
 CASES = [
     *_cases(
         "mask_grad",
@@ -179,7 +179,14 @@ CASES = [
         (F32, BF16, F16),
         ((), ("valid",), ("columns",), ("gaps",), ("transposed",), ("valid", "columns", "sum32")),
     ),
-    *_cases("gram", [(300, 771)], (F32,), (("valid",), ("sum32",))),
+    *_cases("gram", [(300, 771)], (F32, BF16), (("valid",), ("sum32",))),
+    *_cases(
+        "gram",
+        [(31, 15), (32, 16), (33, 17), (63, 31), (64, 32), (65, 33), (255, 63), (256, 64)],
+        (BF16,),
+        ((), ("valid",), ("columns",), ("gaps",), ("transposed",), ("valid", "columns", "sum32")),
+    ),
+    *_cases("gram", [(257, 65), (513, 95), (768, 96), (1023, 191), (33001, 193)], (BF16,)),
     *_cases(
         "tuning_system",
         [(0, 1, 3), (3, 2, 0), (1, 1, 1), (5, 3, 7), (12, 8, 31), (97, 1, 65), (3, 67, 129)],

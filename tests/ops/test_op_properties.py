@@ -9,7 +9,9 @@ from torch import Tensor
 
 from fastprune import ops
 
-_LARGEST = {case.op: case for case in sorted(CASES, key=lambda case: sum(case.extents))}
+_LARGEST = {
+    (case.op, case.dtype): case for case in sorted(CASES, key=lambda case: sum(case.extents))
+}
 
 
 def _results(case: Case, device: torch.device) -> list[Tensor]:
@@ -37,21 +39,27 @@ def test_threads_do_not_change_a_bit(case: Case) -> None:
 
 
 @pytest.mark.parametrize("width", [1, 47, 97, 200])
+@pytest.mark.parametrize("stored", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_gram_is_symmetric_and_positive(
-    width: int, dtype: torch.dtype, device: torch.device
+    width: int, stored: torch.dtype, dtype: torch.dtype, device: torch.device
 ) -> None:
-    x = Case("gram", (2 * width + 5, width)).arguments(device)["x"]
+    x = Case("gram", (2 * width + 5, width), stored).arguments(device)["x"]
     out = ops.gram(x, dtype=dtype)
     assert torch.equal(out, out.T)
     smallest = torch.linalg.eigvalsh(out.double()).min()
     assert smallest >= -2 * width * torch.finfo(torch.float32).eps * out.trace()
 
 
-def test_accumulators_end_symmetric_whatever_they_held(device: torch.device) -> None:
+@pytest.mark.parametrize("rows", [0, 1])
+@pytest.mark.parametrize("stored", [torch.float32, torch.bfloat16])
+def test_accumulators_end_symmetric_whatever_they_held(
+    rows: int, stored: torch.dtype, device: torch.device
+) -> None:
     out = torch.randn(130, 130, dtype=torch.float64, device=device)
-    expected = out.triu() + ops.gram(torch.ones(1, 130, device=device)).triu()
-    ops.gram(torch.ones(1, 130, device=device), out=out)
+    x = torch.ones(rows, 130, dtype=stored, device=device)
+    expected = out.triu() + ops.gram(x).triu()
+    ops.gram(x, out=out)
     assert torch.equal(out.triu(), expected)
     assert torch.equal(out, out.T)
 
@@ -84,7 +92,9 @@ def test_padding_is_never_read(device: torch.device) -> None:
     padded_result = ops.mask_grad(poisoned, poisoned, 2, valid=valid)
     assert torch.equal(padded_result, ops.mask_grad(packed, packed, 2, offsets=lengths))
     assert torch.equal(padded_result[2], torch.zeros(3, device=device))
-    assert torch.equal(ops.gram(poisoned, valid=valid), ops.gram(packed))
+    for dtype in (torch.float32, torch.bfloat16):
+        kept = ops.gram(packed.to(dtype))
+        assert torch.equal(ops.gram(poisoned.to(dtype), valid=valid), kept)
 
 
 def test_masks_of_any_integer_type(device: torch.device) -> None:
