@@ -240,7 +240,7 @@ def rearranged(block: np.ndarray, mask: np.ndarray) -> np.ndarray:
     if 0 < pruned < len(mask):
         for unit in order[pruned:]:
             chosen.append(unit)
-            response = block[chosen][:, chosen].sum(0)
+            response = block[np.ix_(chosen, chosen)].sum(0)
             cost = response.sum() - 2 * response + np.diag(block)[chosen]
             chosen.pop(int(np.argmin(cost)))
     else:
@@ -253,7 +253,8 @@ def rearranged(block: np.ndarray, mask: np.ndarray) -> np.ndarray:
 def check_greedy(e, rng, sizes, problems=2, integer=False, pruned=None):
     blocks = []
     for n in sizes:
-        grads = rng.integers(-1, 2, (6, n)) if integer else rng.standard_normal((n + 3, n))
+        rows = n + 3 if n < 400 else 8
+        grads = rng.integers(-1, 2, (6, n)) if integer else rng.standard_normal((rows, n))
         blocks.append((grads.T @ grads).astype(np.float32))
     masks = (rng.random((problems, sum(sizes))) < 0.5).astype(np.float32) * 2
     if pruned is not None:
@@ -285,7 +286,14 @@ def greedy_cases() -> Iterator[tuple[str, Case]]:
         name = str(sizes) if len(sizes) < 9 else f"{len(sizes)} sites"
         yield name, partial(check_greedy, sizes=sizes)
     yield "no problems", partial(check_greedy, sizes=[3], problems=0)
-    yield "more units than threads", partial(check_greedy, sizes=[1100], problems=1, pruned=1094)
+    # One either side of what a block's threads hold at so many units each, and of what they hold at
+    # most; the reference takes few steps.
+    for n in (511, 512, 513, 1024, 1025, 2049, 3073, 4096, 4097):
+        yield f"{n} units", partial(check_greedy, sizes=[n], problems=1, pruned=n - 3)
+    yield "wide beside narrow", partial(check_greedy, sizes=[3, 1030, 12], pruned=1027)
+    yield "wide in memory, several", partial(check_greedy, sizes=[5, 4099, 40], pruned=4097)
+    for rows in range(1, 6):  # of the first response, some of them at once
+        yield f"{rows} of 40 pruned", partial(check_greedy, sizes=[40], pruned=rows)
     for pruned in (0, 1, 36, 37):
         yield f"{pruned} of 37 pruned", partial(check_greedy, sizes=[37], pruned=pruned)
     yield "ties", partial(check_greedy, sizes=[40, 13, 64], problems=3, integer=True)
