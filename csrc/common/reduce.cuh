@@ -9,6 +9,12 @@ namespace fastprune {
 constexpr unsigned kFullWarp = 0xffffffffu;
 constexpr int kMaxWarps = 32;
 
+// What `lane` holds, in every lane.
+template <typename Real>
+__device__ __forceinline__ Real warp_broadcast(Real value, int lane) {
+  return __shfl_sync(kFullWarp, value, lane);
+}
+
 // The sum over the warp, in every lane.
 template <typename Real>
 __device__ __forceinline__ Real warp_sum(Real value) {

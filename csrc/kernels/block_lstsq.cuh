@@ -1,7 +1,6 @@
-// block_lstsq on CUDA.
+// block_lstsq on CUDA: systems of more than 64 unknowns; block_lstsq_small.cuh has the others.
 //
-// v1: a system of at most 64 unknowns lives in shared memory, one block each. A larger one is
-//     factored in the workspace as [A | B], 64 rows per step: factor the diagonal tile, solve the
+// v1: factored in the workspace as [A | B], 64 rows per step: factor the diagonal tile, solve the
 //     rows to its right, update what is below (the SYRK tile of syrk.cuh). B is carried along as
 //     extra columns, so forward substitution costs no kernel of its own. Every step serves all
 //     systems of the batch; nothing waits for the host.
@@ -41,62 +40,6 @@ __device__ bool any_nonfinite(const Element* values, int64_t count, double (&scr
   for (int64_t i = threadIdx.x; i < count; i += kThreads) found += !isfinite(values[i]);
   return block_sum(found, scratch) > 0;
 }
-
-// ---- Small systems ------------------------------------------------------------------------------
-
-struct SmallStorage {
-  cholesky::Factor factor;
-  cholesky::Strip strip;
-  double scratch[kMaxWarps];
-};
-
-template <typename Element>
-__device__ void solve_small(const BlockLstsqArgs& args, const Element* system, int64_t first_row,
-                            int n, SmallStorage& shared, int32_t* info) {
-  const Element* rhs = static_cast<const Element*>(args.rhs) + first_row * args.columns;
-  Element* out = static_cast<Element*>(args.out) + first_row * args.columns;
-
-  // Factor the lower triangle, mirrored into the upper one.
-  const double shift = diagonal_shift(system, n, args.damping, shared.scratch);
-  const bool bad_rhs = any_nonfinite(rhs, n * args.columns, shared.scratch);
-  for (int i = threadIdx.x / kTile; i < n; i += kThreads / kTile) {
-    const int j = threadIdx.x % kTile;
-    if (j <= i) shared.factor[j][i] = system[i * n + j] + (i == j ? shift : 0.0);
-  }
-  __syncthreads();
-  const int bad_pivot = cholesky::factor(shared.factor, n);
-  const bool solved = bad_pivot == 0 && !bad_rhs;
-  if (threadIdx.x == 0) *info = bad_pivot ? bad_pivot : bad_rhs ? -1 : 0;
-
-  // Solve, one strip of right-hand sides after another.
-  for (int64_t first = 0; first < args.columns; first += kStrip) {
-    const int64_t column = first + strip_column();
-    const bool exists = column < args.columns;
-    for (int i = strip_row(); i < n; i += kStripRows) {
-      shared.strip[i][strip_column()] = exists && solved ? rhs[i * args.columns + column] : 0.0;
-    }
-    if (solved) {
-      cholesky::solve_transposed(shared.factor, shared.strip, n);
-      cholesky::solve(shared.factor, shared.strip, n);
-    }
-    for (int i = strip_row(); i < n; i += kStripRows) {
-      if (exists)
-        out[i * args.columns + column] = static_cast<Element>(shared.strip[i][strip_column()]);
-    }
-  }
-}
-
-template <typename Element>
-__global__ void __launch_bounds__(kThreads, 2)
-    small_kernel(BlockLstsqArgs args, const __grid_constant__ SiteBatch batch) {
-  auto& shared = shared_storage<SmallStorage>();
-  for (int site = blockIdx.x; site < batch.count; site += gridDim.x) {
-    solve_small(args, static_cast<const Element*>(args.systems) + batch.block_offset[site],
-                batch.unit_offset[site], batch.units[site], shared, args.info + batch.site[site]);
-  }
-}
-
-// ---- Large systems ------------------------------------------------------------------------------
 
 // One system in the workspace: [n, n + columns] = [A | B], row major; the upper triangle of A is
 // used and becomes U, B becomes X.

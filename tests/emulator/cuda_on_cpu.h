@@ -99,6 +99,9 @@ inline long long __double_as_longlong(double value) {
   return bits;
 }
 
+// A macro, because some C libraries have a function of this name.
+#define rsqrt(value) (1 / sqrt(value))
+
 // ---- The machine --------------------------------------------------------------------------------
 
 namespace emulator {

@@ -434,14 +434,25 @@ def lstsq_cases() -> Iterator[tuple[str, Case]]:
         [63, 64],
         [65],
         [66, 5, 130],
+        [31, 32, 7],
+        [33, 1, 64, 32],
+        [2, 65, 3, 0, 70, 4],
+        [3] * 33,
         [1, 2] * 60,
+        [0, 1, 1, 2] * 390,
+        [2, 65] * 4,
     ]:
-        name = str(sizes) if len(sizes) < 9 else f"{len(sizes)} sites"
+        name = str(sizes) if len(sizes) < 9 else f"{len(sizes)} sites of up to {max(sizes)}"
         yield name, partial(check_lstsq, sizes=sizes)
     for columns, dtype in itertools.product((0, 1, 15, 17, 33), (FLOAT, DOUBLE)):
         yield (
             f"{columns} columns, {dtype}",
             partial(check_lstsq, sizes=[5, 70], columns=columns, dtype=dtype, damping=0.1),
+        )
+    for columns in (3, 4, 5, 64, 65, 130):
+        yield (
+            f"small, {columns} columns",
+            partial(check_lstsq, sizes=[1, 34, 6], columns=columns, damping=0.1),
         )
     spoils = {
         "indefinite": not_definite(3), "NaN": not_finite(4, 2, np.nan),
@@ -453,6 +464,10 @@ def lstsq_cases() -> Iterator[tuple[str, Case]]:
         yield (
             f"{name}",
             partial(check_lstsq, sizes=[4, 9, 70, 72], columns=2, damping=0.01, spoil=spoil),
+        )
+        yield (
+            f"{name}, two rows a lane",
+            partial(check_lstsq, sizes=[4, 37, 50, 64], columns=70, damping=0.01, spoil=spoil),
         )
     spoil = {0: not_definite(70), 1: not_finite(68, 3, np.nan), 3: not_finite(7, 7, np.inf)}
     yield "late pivot", partial(check_lstsq, sizes=[75, 71, 67, 9], spoil=spoil)
