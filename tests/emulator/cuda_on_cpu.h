@@ -91,6 +91,18 @@ inline float __half2float(__half value) {
   return value.bits & 0x8000 ? -magnitude : magnitude;
 }
 
+// ---- Memory -------------------------------------------------------------------------------------
+
+struct alignas(16) uint4 {
+  unsigned x, y, z, w;
+};
+
+// Cache hints change nothing here.
+template <typename Value>
+Value __ldcs(const Value* address) {
+  return *address;
+}
+
 // ---- Arithmetic ---------------------------------------------------------------------------------
 
 inline long long __double_as_longlong(double value) {

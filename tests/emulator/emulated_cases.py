@@ -95,6 +95,9 @@ def mask_grad_cases() -> Iterator[tuple[str, Case]]:
         (1, 3, 127, 1), (1, 3, 128, 1), (3, 5, 129, 1), (1, 33, 3, 32), (1, 4, 5, 31),
         (2, 3, 2, 127), (1, 3, 2, 128), (2, 18, 2, 129), (1, 2, 2, 256), (1, 2, 1, 600),
         (1, 5, 257, 3),
+        # Tokens around a batch of loads, and around what is split over blocks.
+        (1, 31, 2, 8), (1, 32, 2, 8), (1, 33, 2, 8), (1, 63, 3, 8), (1, 64, 3, 8), (1, 65, 3, 8),
+        (2, 127, 1, 40), (2, 128, 1, 40), (2, 129, 1, 40), (1, 331, 130, 1), (1, 200, 1, 136),
     ]  # fmt: skip
     for shape in shapes:
         yield (
@@ -119,6 +122,19 @@ def mask_grad_cases() -> Iterator[tuple[str, Case]]:
                 group=8,
                 dtype=dtype,
                 padding=8,
+            ),
+        )
+        for tokens in (1, 64, 67, 129, 200):
+            options = {"samples": 3, "tokens": tokens, "units": 3, "group": 48, "dtype": dtype}
+            yield f"{name}, {tokens} tokens", partial(check_mask_grad, **options)
+            yield (
+                f"{name}, {tokens} tokens, some invalid",
+                partial(check_mask_grad, **options, invalid=True),
+            )
+        yield (
+            f"{name} packed, split",
+            partial(
+                check_packed_mask_grad, lengths=[130, 0, 1, 70], units=9, group=16, dtype=dtype
             ),
         )
     yield "packed nothing", partial(check_packed_mask_grad, lengths=[0, 0], units=2, group=8)
