@@ -129,34 +129,44 @@ __device__ __forceinline__ void damp(double* l, int n, double damping) {
 // first bad pivot.
 template <int kRows>
 __device__ __forceinline__ int factor_small(double* l, int n) {
+  const double* own[kRows];
+#pragma unroll
+  for (int s = 0; s < kRows; ++s) own[s] = l + packed_row(lane_row(s) < n ? lane_row(s) : n - 1);
+
 #pragma unroll
   for (int slot = 0; slot < kRows; ++slot) {
     for (int j = slot * kWarpSize; j < n && j < (slot + 1) * kWarpSize; ++j) {
+      // Lanes whose rows are finished or do not exist come along, and their sums are dropped: the
+      // warp stays together. Two chains of additions per row.
       const double* pivot_row = l + packed_row(j);
-      double sums[kRows] = {};
+      double even[kRows];
+      double odd[kRows] = {};
+#pragma unroll
+      for (int s = slot; s < kRows; ++s) even[s] = own[s][j];
+      int p = 0;
+#pragma unroll 4
+      for (; p + 1 < j; p += 2) {
+        const double first = pivot_row[p];
+        const double second = pivot_row[p + 1];
+#pragma unroll
+        for (int s = slot; s < kRows; ++s) {
+          even[s] -= own[s][p] * first;
+          odd[s] -= own[s][p + 1] * second;
+        }
+      }
 #pragma unroll
       for (int s = slot; s < kRows; ++s) {
-        const int row = lane_row(s);
-        if (row < j || row >= n) continue;
-        const double* own = l + packed_row(row);
-        double odd = 0;  // a second chain of additions
-        double even = own[j];
-        int p = 0;
-#pragma unroll 4
-        for (; p + 1 < j; p += 2) {
-          even -= own[p] * pivot_row[p];
-          odd -= own[p + 1] * pivot_row[p + 1];
-        }
-        if (p < j) even -= own[p] * pivot_row[p];
-        sums[s] = even + odd;
+        if (p < j) even[s] -= own[s][p] * pivot_row[p];
+        even[s] += odd[s];
       }
-      const double pivot = warp_broadcast(sums[slot], j % kWarpSize);
+
+      const double pivot = warp_broadcast(even[slot], j % kWarpSize);
       if (!(pivot > 0 && isfinite(pivot))) return j + 1;
       const double scale = rsqrt(pivot);
 #pragma unroll
       for (int s = slot; s < kRows; ++s) {
         const int row = lane_row(s);
-        if (row >= j && row < n) l[packed_row(row) + j] = row == j ? scale : sums[s] * scale;
+        if (row >= j && row < n) l[packed_row(row) + j] = row == j ? scale : even[s] * scale;
       }
       __syncwarp();
     }

@@ -122,20 +122,17 @@ __device__ __forceinline__ void rank_units(const float* block, int units, State<
 template <int kRows, int kUnits>
 __device__ __forceinline__ void add_rows(const float* block, int units, const int32_t* members,
                                          PerUnit<double, kUnits>& response) {
-  const float* rows[kRows];
+  decltype(load_row<kUnits>(block, units)) rows[kRows];
 #pragma unroll
-  for (int row = 0; row < kRows; ++row) rows[row] = block + int64_t{members[row]} * units;
+  for (int row = 0; row < kRows; ++row) {
+    rows[row] = load_row<kUnits>(block + int64_t{members[row]} * units, units);
+  }
   const int count = owned<kUnits>(units);
 #pragma unroll
   for (int k = 0; k < count; ++k) {
-    float values[kRows];
-#pragma unroll
-    for (int row = 0; row < kRows; ++row) {
-      values[row] = unit_of(k) < units ? rows[row][unit_of(k)] : 0.0f;
-    }
     double sum = response[k];
 #pragma unroll
-    for (int row = 0; row < kRows; ++row) sum += values[row];
+    for (int row = 0; row < kRows; ++row) sum += rows[row][k];
     response[k] = sum;
   }
 }
@@ -185,10 +182,10 @@ __device__ __forceinline__ void rearrange(const float* block, const float* mask,
       const int rank = state.rank[k];
       const double cost = state.diagonal[k] - 2 * response;
       const double usable = cost == cost ? cost : INFINITY;
-      if (rank >= 0 && (usable < best || (usable == best && rank < first))) {
-        best = usable;
-        first = rank;
-      }
+      // No short circuits: lanes would part at each of them.
+      const bool wins = (rank >= 0) & ((usable < best) | ((usable == best) & (rank < first)));
+      best = wins ? usable : best;
+      first = wins ? rank : first;
     }
     if (step + 1 < units) joining = row_of(step + 1);
     const auto chosen =
@@ -208,7 +205,7 @@ __device__ __forceinline__ void rearrange(const float* block, const float* mask,
 }
 
 template <int kUnits>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, 1)
     kernel(GreedyRearrangeArgs args, const __grid_constant__ SiteBatch batch, int64_t all_units,
            Memory memory) {
   auto& shared = shared_storage<Storage<kUnits>>();
