@@ -37,11 +37,11 @@ Status solve_large(const BlockLstsqArgs& args, const SiteBatch& batch, double* w
                   sizeof(LoadStorage), stream, args, batch, workspace);
   if (failed(status)) return status;
 
-  for (int64_t first = 0; first < widest; first += kTile) {
-    status = launch(factor_kernel<Element>, grid_for(batch.count), block, sizeof(FactorStorage),
-                    stream, args, batch, workspace, first);
-    if (failed(status)) return status;
+  status = launch(factor_kernel, grid_for(batch.count), block, sizeof(FactorStorage), stream, args,
+                  batch, workspace);
+  if (failed(status)) return status;
 
+  for (int64_t first = 0; first < widest; first += kTile) {
     const int64_t right = widest + args.columns - first - 1;  // at least the columns to the right
     status = launch(panel_kernel, grid_for(ceil_div(right, kStrip), batch.count), block,
                     sizeof(PanelStorage), stream, args, batch, workspace, first);
@@ -49,9 +49,9 @@ Status solve_large(const BlockLstsqArgs& args, const SiteBatch& batch, double* w
 
     const int64_t rows_below = widest - first - kTile;
     if (rows_below <= 0) continue;
-    dim3 grid = grid_for(ceil_div(right, kTile), ceil_div(rows_below, kTile));
-    grid.z = batch.count;
-    status = launch(update_kernel, grid, block, sizeof(syrk::Storage<double>), stream, args, batch,
+    dim3 grid = grid_for(batch.count, ceil_div(right, kTile));
+    grid.z = static_cast<unsigned>(min_of(ceil_div(rows_below, kTile), kMaxGridY));
+    status = launch(update_kernel, grid, block, sizeof(UpdateStorage), stream, args, batch,
                     workspace, first);
     if (failed(status)) return status;
   }

@@ -450,6 +450,7 @@ def lstsq_cases() -> Iterator[tuple[str, Case]]:
         [63, 64],
         [65],
         [66, 5, 130],
+        [64, 128, 129, 193],
         [31, 32, 7],
         [33, 1, 64, 32],
         [2, 65, 3, 0, 70, 4],
@@ -485,6 +486,9 @@ def lstsq_cases() -> Iterator[tuple[str, Case]]:
             f"{name}, two rows a lane",
             partial(check_lstsq, sizes=[4, 37, 50, 64], columns=70, damping=0.01, spoil=spoil),
         )
+    # A block that gives one system up must not run into its own last readers with the next one.
+    spoil = {0: not_definite(3), 1: not_definite(66)}
+    yield "early pivot, then others", partial(check_lstsq, sizes=[70, 140, 72], spoil=spoil)
     spoil = {0: not_definite(70), 1: not_finite(68, 3, np.nan), 3: not_finite(7, 7, np.inf)}
     yield "late pivot", partial(check_lstsq, sizes=[75, 71, 67, 9], spoil=spoil)
 
