@@ -5,11 +5,11 @@
 //     extra columns, so forward substitution costs no kernel of its own. Every step serves all
 //     systems of the batch; nothing waits for the host.
 // v2: two launches per step instead of three. The block that updates the next diagonal tile factors
-//     it at once, while the others still update, and it is among the first to start.
-// Bound: f64 FMA of the update (n^3 / 3 multiply-adds) for many or large systems; for few small
-// ones
-//     the chain of panel, update and factor of one tile, some 40 microseconds per 64 unknowns.
-// Next: two columns of tiles per step, tensor cores in f64.
+//     it at once, while the others still update, and it is among the first to start. Back
+//     substitution takes a whole tile of known unknowns between two barriers, half as many.
+// Bound: f64 FMA of the update, n^3 / 6 multiply-adds a system, if there are many or large ones;
+//     else latency, one tile's panel, update and factor after another: an estimated 40 us per tile.
+// Next: f64 tensor cores in the update, two tiles per step.
 #pragma once
 
 #include "../common/reduce.cuh"
@@ -276,12 +276,9 @@ __global__ void __launch_bounds__(kThreads, 2)
   }
 }
 
-constexpr int kDepth = 32;  // unknowns eliminated at a time in back substitution
-
 struct SolveStorage {
-  cholesky::Factor factor;  // a diagonal tile, or kDepth columns of the rows beside it
-  cholesky::Strip strip;
-  double known[kDepth][kStrip];
+  cholesky::Factor factor;  // a diagonal tile, or one to its right
+  cholesky::Strip strip;    // unknowns: those of the tile, or known ones
 };
 
 // Back substitution, a strip of right-hand sides per block, from the last tile of rows up.
@@ -310,32 +307,43 @@ __global__ void __launch_bounds__(kThreads, 2)
       double* unknowns = system.matrix + system.n + column;  // this strip's column of B
       for (int64_t first = (system.n - 1) / kTile * kTile; first >= 0; first -= kTile) {
         const int n = tile_rows(system, first);
-        for (int i = strip_row(); i < n; i += kStripRows) {
-          shared.strip[i][strip_column()] = exists ? unknowns[(first + i) * system.width] : 0.0;
+        double own[kTile / kStripRows];
+#pragma unroll
+        for (int k = 0; k < kTile / kStripRows; ++k) {
+          const int i = strip_row() + k * kStripRows;
+          own[k] = exists && i < n ? unknowns[(first + i) * system.width] : 0.0;
         }
-        // Take out what is already known.
-        for (int64_t done = first + n; done < system.n; done += kDepth) {
-          const int depth = static_cast<int>(min_of(kDepth, system.n - done));
+        // Take out what is already known, a tile at a time.
+        for (int64_t done = first + n; done < system.n; done += kTile) {
+          const int depth = tile_rows(system, done);
           // Each unknown comes back to the thread that wrote it: no barrier in between.
-          static_assert(kTile % kStripRows == 0 && kDepth % kStripRows == 0);
+          static_assert(kTile % kStripRows == 0);
           for (int k = strip_row(); k < depth; k += kStripRows) {
-            shared.known[k][strip_column()] = exists ? unknowns[(done + k) * system.width] : 0.0;
+            shared.strip[k][strip_column()] = exists ? unknowns[(done + k) * system.width] : 0.0;
           }
-          const int lane = threadIdx.x % kDepth;
-          for (int i = threadIdx.x / kDepth; i < n; i += kThreads / kDepth) {
-            if (lane < depth) {
-              shared.factor[i][lane] = system.matrix[(first + i) * system.width + done + lane];
+          const int column_beside = cholesky::factor_column();
+#pragma unroll 8
+          for (int i = cholesky::factor_row(); i < n; i += cholesky::kFactorRows) {
+            if (column_beside < depth) {
+              shared.factor[i][column_beside] =
+                  system.matrix[(first + i) * system.width + done + column_beside];
             }
           }
           __syncthreads();
-          for (int i = strip_row(); i < n; i += kStripRows) {
-            double sum = 0;
-            for (int k = 0; k < depth; ++k) {
-              sum += shared.factor[i][k] * shared.known[k][strip_column()];
+          for (int q = 0; q < depth; ++q) {
+            const double known = shared.strip[q][strip_column()];
+#pragma unroll
+            for (int k = 0; k < kTile / kStripRows; ++k) {
+              const int i = strip_row() + k * kStripRows;
+              if (i < n) own[k] -= shared.factor[i][q] * known;
             }
-            shared.strip[i][strip_column()] -= sum;
           }
           __syncthreads();
+        }
+#pragma unroll
+        for (int k = 0; k < kTile / kStripRows; ++k) {
+          const int i = strip_row() + k * kStripRows;
+          if (i < n) shared.strip[i][strip_column()] = own[k];
         }
         load_diagonal(system, first, n, shared.factor);
         __syncthreads();
