@@ -297,6 +297,14 @@ def check_greedy_nan(e, rng):
     assert sorted(actual[0]) == sorted(masks[0])
 
 
+def check_greedy_zeros(e, rng):
+    """Costs that are zeros of either sign are ties."""
+    blocks = np.diag(np.where(rng.random(70) < 0.5, -0.0, 0.0)).astype(np.float32)
+    masks = (rng.random((3, 70)) < 0.5).astype(np.float32)
+    actual = e.greedy_rearrange(blocks.ravel(), [70], masks)
+    assert np.array_equal(actual, [rearranged(blocks.astype(np.float64), mask) for mask in masks])
+
+
 def greedy_cases() -> Iterator[tuple[str, Case]]:
     for sizes in [[], [0], [1, 2, 3], [12, 0, 33], [31, 32], [65, 7], [1, 2] * 60]:
         name = str(sizes) if len(sizes) < 9 else f"{len(sizes)} sites"
@@ -313,6 +321,7 @@ def greedy_cases() -> Iterator[tuple[str, Case]]:
     for pruned in (0, 1, 36, 37):
         yield f"{pruned} of 37 pruned", partial(check_greedy, sizes=[37], pruned=pruned)
     yield "ties", partial(check_greedy, sizes=[40, 13, 64], problems=3, integer=True)
+    yield "zeros of either sign", check_greedy_zeros
     yield "NaN", check_greedy_nan
 
 
