@@ -113,6 +113,7 @@ Call<MaskGradArgs> mask_grad_call(const Tensor& x, const Tensor& grad, int64_t g
     require(contiguous.size(0) >= 1, "offsets must be [samples + 1]");
     call.inputs.push_back(contiguous);
     args.samples = contiguous.size(0) - 1;
+    args.tokens = x.size(0);
   } else {
     require_shape("grad", grad, {x.size(0), x.size(1), columns});
     args.samples = x.size(0);

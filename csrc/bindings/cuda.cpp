@@ -42,7 +42,10 @@ Tensor scratch(const Tensor& like, int64_t bytes) {
 Tensor mask_grad(const Tensor& x, const Tensor& grad, int64_t group, const OptionalTensor& valid,
                  const OptionalTensor& offsets) {
   const auto call = mask_grad_call(x, grad, group, valid, offsets);
-  launch_on("mask_grad", x, [&](Stream stream) { return mask_grad_cuda(call.args, stream); });
+  const Tensor workspace = scratch(x, mask_grad_workspace(call.args));
+  launch_on("mask_grad", x, [&](Stream stream) {
+    return mask_grad_cuda(call.args, workspace.mutable_data_ptr(), stream);
+  });
   return call.outputs[0];
 }
 

@@ -4,6 +4,9 @@
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 
+#include <cstring>
+#include <type_traits>
+
 #include "types.h"
 
 namespace fastprune {
@@ -27,6 +30,26 @@ template <typename Element, int N>
 struct alignas(sizeof(Element) * N) Pack {
   Element values[N];
 };
+
+// The bits of a pack, which cost no more registers than they have, where the compiler would give
+// every half a register of its own; `{}` is zeros.
+template <typename Packed>
+using Bits = std::conditional_t<sizeof(Packed) == 16, uint4,
+                                std::conditional_t<sizeof(Packed) == 4, uint32_t, uint16_t>>;
+
+// A load of what nobody reads again: it leaves the caches to others.
+template <typename Packed, typename Element>
+__device__ __forceinline__ Bits<Packed> load_once(const Element* address) {
+  static_assert(sizeof(Bits<Packed>) == sizeof(Packed));
+  return __ldcs(reinterpret_cast<const Bits<Packed>*>(address));
+}
+
+template <typename Packed>
+__device__ __forceinline__ Packed unpack(const Bits<Packed>& bits) {
+  Packed packed;
+  memcpy(static_cast<void*>(&packed), &bits, sizeof packed);
+  return packed;
+}
 
 template <typename Element>
 struct TypeTag {

@@ -1,17 +1,25 @@
 #include <algorithm>
 
 #include "block_lstsq.cuh"
+#include "block_lstsq_small.cuh"
 
 namespace fastprune {
 namespace {
 
 using namespace block_lstsq;
 
-// Work of the small kernel (systems) and of the large ones (doubles of workspace), per system.
-constexpr auto small_work = [](int64_t n) { return int64_t{n <= kTile}; };
-
+// Doubles of workspace per system.
 auto large_work(int64_t columns) {
-  return [=](int64_t n) { return n <= kTile ? 0 : augmented_doubles(n, columns); };
+  return [=](int64_t n) { return n <= kWidestSmall ? 0 : augmented_doubles(n, columns); };
+}
+
+template <int kRows, typename Element>
+Status launch_small(const BlockLstsqArgs& args, const SmallBatch& batch, Stream stream) {
+  using Storage = SmallStorage<kRows>;
+  const dim3 grid = grid_for(ceil_div(batch.runs * kRun, Storage::kWarps),
+                             ceil_div(args.columns, kColumnsPerBlock));
+  return launch(small_kernel<kRows, Element>, grid, dim3(Storage::kWarps * kWarpSize),
+                sizeof(Storage), stream, args, batch);
 }
 
 template <typename Element>
@@ -29,11 +37,11 @@ Status solve_large(const BlockLstsqArgs& args, const SiteBatch& batch, double* w
                   sizeof(LoadStorage), stream, args, batch, workspace);
   if (failed(status)) return status;
 
-  for (int64_t first = 0; first < widest; first += kTile) {
-    status = launch(factor_kernel<Element>, grid_for(batch.count), block, sizeof(FactorStorage),
-                    stream, args, batch, workspace, first);
-    if (failed(status)) return status;
+  status = launch(factor_kernel, grid_for(batch.count), block, sizeof(FactorStorage), stream, args,
+                  batch, workspace);
+  if (failed(status)) return status;
 
+  for (int64_t first = 0; first < widest; first += kTile) {
     const int64_t right = widest + args.columns - first - 1;  // at least the columns to the right
     status = launch(panel_kernel, grid_for(ceil_div(right, kStrip), batch.count), block,
                     sizeof(PanelStorage), stream, args, batch, workspace, first);
@@ -41,9 +49,9 @@ Status solve_large(const BlockLstsqArgs& args, const SiteBatch& batch, double* w
 
     const int64_t rows_below = widest - first - kTile;
     if (rows_below <= 0) continue;
-    dim3 grid = grid_for(ceil_div(right, kTile), ceil_div(rows_below, kTile));
-    grid.z = batch.count;
-    status = launch(update_kernel, grid, block, sizeof(syrk::Storage<double>), stream, args, batch,
+    dim3 grid = grid_for(batch.count, ceil_div(right, kTile));
+    grid.z = static_cast<unsigned>(min_of(ceil_div(rows_below, kTile), kMaxGridY));
+    status = launch(update_kernel, grid, block, sizeof(UpdateStorage), stream, args, batch,
                     workspace, first);
     if (failed(status)) return status;
   }
@@ -67,9 +75,9 @@ Status block_lstsq_cuda(const BlockLstsqArgs& args, void* workspace, Stream stre
   return dispatch_statistic(args.dtype, [&](auto tag) {
     using Element = typename decltype(tag)::Type;
     const Status status =
-        for_each_batch(args.sizes, args.sites, small_work, [&](const SiteBatch& batch) {
-          return launch(small_kernel<Element>, grid_for(batch.count), dim3(kThreads),
-                        sizeof(SmallStorage), stream, args, batch);
+        for_each_small_batch(args.sizes, args.sites, [&](const SmallBatch& batch) {
+          return batch.widest <= kWarpSize ? launch_small<1, Element>(args, batch, stream)
+                                           : launch_small<2, Element>(args, batch, stream);
         });
     if (status != Status::ok) return status;
     return for_each_batch(

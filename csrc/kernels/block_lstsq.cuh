@@ -1,11 +1,15 @@
-// block_lstsq on CUDA.
+// block_lstsq on CUDA: systems of more than 64 unknowns; block_lstsq_small.cuh has the others.
 //
-// v1: a system of at most 64 unknowns lives in shared memory, one block each. A larger one is
-//     factored in the workspace as [A | B], 64 rows per step: factor the diagonal tile, solve the
+// v1: factored in the workspace as [A | B], 64 rows per step: factor the diagonal tile, solve the
 //     rows to its right, update what is below (the SYRK tile of syrk.cuh). B is carried along as
 //     extra columns, so forward substitution costs no kernel of its own. Every step serves all
 //     systems of the batch; nothing waits for the host.
-// Next: fuse the three kernels of a step, look ahead.
+// v2: two launches per step instead of three. The block that updates the next diagonal tile factors
+//     it at once, while the others still update, and it is among the first to start. Back
+//     substitution takes a whole tile of known unknowns between two barriers, half as many.
+// Bound: f64 FMA of the update, n^3 / 6 multiply-adds a system, if there are many or large ones;
+//     else latency, one tile's panel, update and factor after another: an estimated 40 us per tile.
+// Next: f64 tensor cores in the update, two tiles per step.
 #pragma once
 
 #include "../common/reduce.cuh"
@@ -41,62 +45,6 @@ __device__ bool any_nonfinite(const Element* values, int64_t count, double (&scr
   for (int64_t i = threadIdx.x; i < count; i += kThreads) found += !isfinite(values[i]);
   return block_sum(found, scratch) > 0;
 }
-
-// ---- Small systems ------------------------------------------------------------------------------
-
-struct SmallStorage {
-  cholesky::Factor factor;
-  cholesky::Strip strip;
-  double scratch[kMaxWarps];
-};
-
-template <typename Element>
-__device__ void solve_small(const BlockLstsqArgs& args, const Element* system, int64_t first_row,
-                            int n, SmallStorage& shared, int32_t* info) {
-  const Element* rhs = static_cast<const Element*>(args.rhs) + first_row * args.columns;
-  Element* out = static_cast<Element*>(args.out) + first_row * args.columns;
-
-  // Factor the lower triangle, mirrored into the upper one.
-  const double shift = diagonal_shift(system, n, args.damping, shared.scratch);
-  const bool bad_rhs = any_nonfinite(rhs, n * args.columns, shared.scratch);
-  for (int i = threadIdx.x / kTile; i < n; i += kThreads / kTile) {
-    const int j = threadIdx.x % kTile;
-    if (j <= i) shared.factor[j][i] = system[i * n + j] + (i == j ? shift : 0.0);
-  }
-  __syncthreads();
-  const int bad_pivot = cholesky::factor(shared.factor, n);
-  const bool solved = bad_pivot == 0 && !bad_rhs;
-  if (threadIdx.x == 0) *info = bad_pivot ? bad_pivot : bad_rhs ? -1 : 0;
-
-  // Solve, one strip of right-hand sides after another.
-  for (int64_t first = 0; first < args.columns; first += kStrip) {
-    const int64_t column = first + strip_column();
-    const bool exists = column < args.columns;
-    for (int i = strip_row(); i < n; i += kStripRows) {
-      shared.strip[i][strip_column()] = exists && solved ? rhs[i * args.columns + column] : 0.0;
-    }
-    if (solved) {
-      cholesky::solve_transposed(shared.factor, shared.strip, n);
-      cholesky::solve(shared.factor, shared.strip, n);
-    }
-    for (int i = strip_row(); i < n; i += kStripRows) {
-      if (exists)
-        out[i * args.columns + column] = static_cast<Element>(shared.strip[i][strip_column()]);
-    }
-  }
-}
-
-template <typename Element>
-__global__ void __launch_bounds__(kThreads, 2)
-    small_kernel(BlockLstsqArgs args, const __grid_constant__ SiteBatch batch) {
-  auto& shared = shared_storage<SmallStorage>();
-  for (int site = blockIdx.x; site < batch.count; site += gridDim.x) {
-    solve_small(args, static_cast<const Element*>(args.systems) + batch.block_offset[site],
-                batch.unit_offset[site], batch.units[site], shared, args.info + batch.site[site]);
-  }
-}
-
-// ---- Large systems ------------------------------------------------------------------------------
 
 // One system in the workspace: [n, n + columns] = [A | B], row major; the upper triangle of A is
 // used and becomes U, B becomes X.
@@ -200,8 +148,8 @@ struct FactorStorage {
 // U's diagonal tile whose first row is `first`, between workspace and shared memory.
 __device__ __forceinline__ void load_diagonal(const Augmented& system, int64_t first, int n,
                                               cholesky::Factor& factor) {
-  const int column = threadIdx.x % kTile;
-  for (int row = threadIdx.x / kTile; row < n; row += kThreads / kTile) {
+  const int column = cholesky::factor_column();
+  for (int row = cholesky::factor_row(); row < n; row += cholesky::kFactorRows) {
     if (column < n && column >= row) {
       factor[row][column] = system.matrix[(first + row) * system.width + first + column];
     }
@@ -212,28 +160,30 @@ __device__ __forceinline__ int tile_rows(const Augmented& system, int64_t first)
   return static_cast<int>(min_of(kTile, system.n - first));
 }
 
-// Step 1 of 3 at row `first`: factor the diagonal tile.
-template <typename Element>
+// Factors the diagonal tile at row `first`, which the block sees.
+__device__ __forceinline__ void factor_tile(const Augmented& system, int64_t first,
+                                            cholesky::Factor& shared, int32_t& info) {
+  const int n = tile_rows(system, first);
+  load_diagonal(system, first, n, shared);
+  __syncthreads();
+  if (const int bad_pivot = cholesky::factor(shared, n)) {
+    if (threadIdx.x == 0) info = static_cast<int32_t>(first) + bad_pivot;
+    return;
+  }
+  const int column = cholesky::factor_column();
+  for (int row = cholesky::factor_row(); row <= column && column < n;
+       row += cholesky::kFactorRows) {
+    system.matrix[(first + row) * system.width + first + column] = shared[row][column];
+  }
+}
+
+// Before the first step: factor the first diagonal tile.
 __global__ void __launch_bounds__(kThreads, 2)
-    factor_kernel(BlockLstsqArgs args, const __grid_constant__ SiteBatch batch, double* workspace,
-                  int64_t first) {
+    factor_kernel(BlockLstsqArgs args, const __grid_constant__ SiteBatch batch, double* workspace) {
   auto& shared = shared_storage<FactorStorage>();
   for (int site = blockIdx.x; site < batch.count; site += gridDim.x) {
     const Augmented system = augmented(batch, site, args.columns, workspace);
-    int32_t& info = args.info[batch.site[site]];
-    if (first >= system.n || info != 0) continue;
-    const int n = tile_rows(system, first);
-    load_diagonal(system, first, n, shared.factor);
-    __syncthreads();
-    const int bad_pivot = cholesky::factor(shared.factor, n);
-    if (bad_pivot != 0) {
-      if (threadIdx.x == 0) info = static_cast<int32_t>(first) + bad_pivot;
-    } else {
-      const int column = threadIdx.x % kTile;
-      for (int row = threadIdx.x / kTile; row <= column && column < n; row += kThreads / kTile) {
-        system.matrix[(first + row) * system.width + first + column] = shared.factor[row][column];
-      }
-    }
+    factor_tile(system, 0, shared.factor, args.info[batch.site[site]]);
     __syncthreads();  // the next site reuses the storage
   }
 }
@@ -243,7 +193,8 @@ struct PanelStorage {
   cholesky::Strip strip;
 };
 
-// Step 2 of 3: solve for the rows of U (and of Y) to the right of the tile, a strip per block.
+// Step 1 of 2 at row `first`: solve for the rows of U (and of Y) to the right of the finished
+// diagonal tile, a strip per block.
 __global__ void __launch_bounds__(kThreads, 2)
     panel_kernel(BlockLstsqArgs args, const __grid_constant__ SiteBatch batch, double* workspace,
                  int64_t first) {
@@ -289,32 +240,45 @@ __device__ __forceinline__ void update_tile(const Augmented& system,
   }
 }
 
-// Step 3 of 3: update everything below the finished rows, upper triangle only.
+union UpdateStorage {
+  syrk::Storage<double> tile;
+  cholesky::Factor factor;
+};
+
+// Step 2 of 2: update everything below the finished rows, upper triangle only, and factor the next
+// diagonal tile. The grid runs over the sites first, so that those tiles are taken up first.
 __global__ void __launch_bounds__(kThreads, 2)
     update_kernel(BlockLstsqArgs args, const __grid_constant__ SiteBatch batch, double* workspace,
                   int64_t first) {
-  auto& shared = shared_storage<syrk::Storage<double>>();
-  for (int site = blockIdx.z; site < batch.count; site += gridDim.z) {
+  auto& shared = shared_storage<UpdateStorage>();
+  for (int site = blockIdx.x; site < batch.count; site += gridDim.x) {
     const Augmented system = augmented(batch, site, args.columns, workspace);
-    if (first >= system.n || args.info[batch.site[site]] != 0) continue;
+    if (first >= system.n) continue;
     const int n = tile_rows(system, first);
+    const int64_t next = first + n;
+    // A bad pivot of the next tile may be reported at any moment and must not part the threads.
+    int32_t& info = args.info[batch.site[site]];
+    if (const int32_t bad_pivot = info; bad_pivot != 0 && bad_pivot <= next) continue;
     const syrk::Panel<double> finished = {system.matrix + first * system.width, n, system.width,
                                           system.width};
-    for (int64_t row = first + n + blockIdx.y * kTile; row < system.n; row += gridDim.y * kTile) {
-      for (int64_t column = first + n + blockIdx.x * kTile; column < system.width;
-           column += gridDim.x * kTile) {
-        if (column >= row) update_tile(system, finished, row, column, shared);
+    for (int64_t row = next + blockIdx.z * kTile; row < system.n; row += gridDim.z * kTile) {
+      for (int64_t column = next + blockIdx.y * kTile; column < system.width;
+           column += gridDim.y * kTile) {
+        if (column < row) continue;
+        update_tile(system, finished, row, column, shared.tile);
+        if (row == next && column == next) {
+          __syncthreads();  // the tile is complete
+          factor_tile(system, next, shared.factor, info);
+          __syncthreads();  // the next tile reuses the storage
+        }
       }
     }
   }
 }
 
-constexpr int kDepth = 32;  // unknowns eliminated at a time in back substitution
-
 struct SolveStorage {
-  cholesky::Factor factor;  // a diagonal tile, or kDepth columns of the rows beside it
-  cholesky::Strip strip;
-  double known[kDepth][kStrip];
+  cholesky::Factor factor;  // a diagonal tile, or one to its right
+  cholesky::Strip strip;    // unknowns: those of the tile, or known ones
 };
 
 // Back substitution, a strip of right-hand sides per block, from the last tile of rows up.
@@ -343,32 +307,43 @@ __global__ void __launch_bounds__(kThreads, 2)
       double* unknowns = system.matrix + system.n + column;  // this strip's column of B
       for (int64_t first = (system.n - 1) / kTile * kTile; first >= 0; first -= kTile) {
         const int n = tile_rows(system, first);
-        for (int i = strip_row(); i < n; i += kStripRows) {
-          shared.strip[i][strip_column()] = exists ? unknowns[(first + i) * system.width] : 0.0;
+        double own[kTile / kStripRows];
+#pragma unroll
+        for (int k = 0; k < kTile / kStripRows; ++k) {
+          const int i = strip_row() + k * kStripRows;
+          own[k] = exists && i < n ? unknowns[(first + i) * system.width] : 0.0;
         }
-        // Take out what is already known.
-        for (int64_t done = first + n; done < system.n; done += kDepth) {
-          const int depth = static_cast<int>(min_of(kDepth, system.n - done));
+        // Take out what is already known, a tile at a time.
+        for (int64_t done = first + n; done < system.n; done += kTile) {
+          const int depth = tile_rows(system, done);
           // Each unknown comes back to the thread that wrote it: no barrier in between.
-          static_assert(kTile % kStripRows == 0 && kDepth % kStripRows == 0);
+          static_assert(kTile % kStripRows == 0);
           for (int k = strip_row(); k < depth; k += kStripRows) {
-            shared.known[k][strip_column()] = exists ? unknowns[(done + k) * system.width] : 0.0;
+            shared.strip[k][strip_column()] = exists ? unknowns[(done + k) * system.width] : 0.0;
           }
-          const int lane = threadIdx.x % kDepth;
-          for (int i = threadIdx.x / kDepth; i < n; i += kThreads / kDepth) {
-            if (lane < depth) {
-              shared.factor[i][lane] = system.matrix[(first + i) * system.width + done + lane];
+          const int column_beside = cholesky::factor_column();
+#pragma unroll 8
+          for (int i = cholesky::factor_row(); i < n; i += cholesky::kFactorRows) {
+            if (column_beside < depth) {
+              shared.factor[i][column_beside] =
+                  system.matrix[(first + i) * system.width + done + column_beside];
             }
           }
           __syncthreads();
-          for (int i = strip_row(); i < n; i += kStripRows) {
-            double sum = 0;
-            for (int k = 0; k < depth; ++k) {
-              sum += shared.factor[i][k] * shared.known[k][strip_column()];
+          for (int q = 0; q < depth; ++q) {
+            const double known = shared.strip[q][strip_column()];
+#pragma unroll
+            for (int k = 0; k < kTile / kStripRows; ++k) {
+              const int i = strip_row() + k * kStripRows;
+              if (i < n) own[k] -= shared.factor[i][q] * known;
             }
-            shared.strip[i][strip_column()] -= sum;
           }
           __syncthreads();
+        }
+#pragma unroll
+        for (int k = 0; k < kTile / kStripRows; ++k) {
+          const int i = strip_row() + k * kStripRows;
+          if (i < n) shared.strip[i][strip_column()] = own[k];
         }
         load_diagonal(system, first, n, shared.factor);
         __syncthreads();

@@ -1,5 +1,8 @@
 // Cholesky on one tile in shared memory: A = U^T U with U upper triangular, and its two triangular
 // solves for a strip of right-hand sides. Called by the whole block, with the factor visible to it.
+//
+// v1: three barriers and a root per column, a division per unknown.
+// v2: one barrier per column, and the reciprocal diagonal in place of divisions.
 #pragma once
 
 #include "../common/launch.cuh"
@@ -20,21 +23,33 @@ constexpr int kStripRows = kThreads / kStrip;
 __device__ __forceinline__ int strip_row() { return threadIdx.x / kStrip; }
 __device__ __forceinline__ int strip_column() { return threadIdx.x % kStrip; }
 
-// Overwrites the upper triangle of A by U. Returns 0, or 1 + the index of the first bad pivot.
+// The thread that loads, computes and stores element (row, column) of a factor.
+constexpr int kFactorRows = kThreads / kTile;
+__device__ __forceinline__ int factor_row() { return threadIdx.x / kTile; }
+__device__ __forceinline__ int factor_column() { return threadIdx.x % kTile; }
+
+// Overwrites the upper triangle of A by U, but the diagonal by 1 / U_jj. Returns 0, or 1 + the
+// index of the first bad pivot.
 __device__ inline int factor(Factor& u, int n) {
-  constexpr int kRows = kThreads / kTile;
-  const int column = threadIdx.x % kTile;
-  const int row = threadIdx.x / kTile;
+  const int column = factor_column();
   for (int j = 0; j < n; ++j) {
     const double pivot = u[j][j];
     if (!(pivot > 0 && isfinite(pivot))) return j + 1;
-    __syncthreads();  // all have read the pivot
-    if (row == 0 && column >= j && column < n) u[j][column] /= sqrt(pivot);
-    __syncthreads();
-    for (int i = j + 1 + row; i <= column && column < n; i += kRows) {
-      u[i][column] -= u[j][i] * u[j][column];
+    // Row j stays unscaled until all is done, so nobody waits for it.
+    if (column > j && column < n) {
+      const double scaled = u[j][column] / pivot;
+      for (int i = j + 1 + factor_row(); i <= column; i += kFactorRows) {
+        u[i][column] -= u[j][i] * scaled;
+      }
     }
     __syncthreads();
+  }
+  for (int j = factor_row(); j < n; j += kFactorRows) {
+    if (column > j && column < n) u[j][column] *= rsqrt(u[j][j]);
+  }
+  __syncthreads();
+  for (int j = factor_row(); j < n; j += kFactorRows) {
+    if (column == j) u[j][j] = rsqrt(u[j][j]);
   }
   return 0;
 }
@@ -44,7 +59,7 @@ __device__ inline void solve_transposed(const Factor& u, Strip& b, int n) {
   const int column = strip_column();
   const int row = strip_row();
   for (int j = 0; j < n; ++j) {
-    if (row == j % kStripRows) b[j][column] /= u[j][j];
+    if (row == j % kStripRows) b[j][column] *= u[j][j];
     __syncthreads();
     for (int i = row; i < n; i += kStripRows) {
       if (i > j) b[i][column] -= u[j][i] * b[j][column];
@@ -57,7 +72,7 @@ __device__ inline void solve(const Factor& u, Strip& y, int n) {
   const int column = strip_column();
   const int row = strip_row();
   for (int j = n - 1; j >= 0; --j) {
-    if (row == j % kStripRows) y[j][column] /= u[j][j];
+    if (row == j % kStripRows) y[j][column] *= u[j][j];
     __syncthreads();
     for (int i = row; i < j; i += kStripRows) y[i][column] -= u[i][j] * y[j][column];
   }

@@ -4,7 +4,11 @@
 //     good, so its state needs no synchronisation: one barrier per step, inside the argmin.
 //     M's insertion order is the order of ascending diagonal, because units join in that order and
 //     one that left never returns: ties are broken by rank.
-// Next: state in registers or shared memory, row prefetch, several blocks per large site.
+// v2: state in registers (memory for sites above 4,096 units), order in shared memory, ranking
+//     through shared tiles, several rows in flight for the first response. The row of the unit that
+//     joins next is known ahead and loads while the argmin runs, so a step waits for one row.
+// Bound: latency. A step is one argmin, one barrier and one row out of L2 or memory, one to two
+//     microseconds whatever the width; a site of n units takes (kept units) steps.
 #pragma once
 
 #include "../common/reduce.cuh"
@@ -13,95 +17,209 @@
 
 namespace fastprune::greedy_rearrange {
 
-constexpr int kMaxThreads = 1024;
+constexpr int kThreads = 512;        // 6 units each at width 3,072
+constexpr int kMostInRegisters = 8;  // units per thread
+constexpr int kInMemory = 0;         // in place of a number of units per thread
+constexpr int kRowsAtOnce = 4;       // of the first response
 
-// Arrays over the units of every problem, in the caller's workspace.
+// Which unit a thread's k-th one is.
+__device__ __forceinline__ int unit_of(int k) { return k * kThreads + threadIdx.x; }
+
+// How many units a thread owns. In registers the last ones may not exist; they never join.
+template <int kUnits>
+__device__ __forceinline__ int owned(int units) {
+  return kUnits != kInMemory ? kUnits : (units - unit_of(0) + kThreads - 1) / kThreads;
+}
+
+// A value for each of a thread's units.
+template <typename T, int kUnits>
+struct PerUnit {
+  T values[kUnits];
+  __device__ __forceinline__ T& operator[](int k) { return values[k]; }
+};
+template <typename T>
+struct PerUnit<T, kInMemory> {
+  T* values;
+  __device__ __forceinline__ T& operator[](int k) const { return values[unit_of(k)]; }
+};
+
+template <int kUnits>
 struct State {
-  double* response;  // r = F 1_M
+  PerUnit<double, kUnits> response;  // r = F 1_M
+  PerUnit<float, kUnits> diagonal;   // NaN reads as infinity
+  PerUnit<int32_t, kUnits> rank;     // in the order of ascending diagonal; ~rank outside of M
+};
+
+// State of sites too wide for registers, over the units of every problem, in the workspace.
+struct Memory {
+  double* response;
   float* diagonal;
-  int32_t* rank;   // of a unit in the order of ascending diagonal
-  int32_t* order;  // the unit of that rank
+  int32_t* rank;
+  int32_t* order;
 };
 constexpr int64_t kStateBytes = sizeof(double) + sizeof(float) + 2 * sizeof(int32_t);
 
+template <int kUnits>
 struct Storage {
   Candidate best[2][kMaxWarps];
   int32_t count[kMaxWarps];
+  float tile[kThreads];                                        // of the diagonal
+  int32_t order[kUnits == kInMemory ? 1 : kUnits * kThreads];  // the unit of a rank
 };
 
-// One site of one problem. `out` doubles as M: zero = pruned = in M.
-__device__ inline void rearrange(const float* block, const float* mask, int units,
-                                 const State& state, Storage& shared, float* out) {
-  int pruned = 0;
-  for (int j = threadIdx.x; j < units; j += blockDim.x) {
-    const bool kept = mask[j] != 0;
-    out[j] = kept;
-    pruned += !kept;
+// The thread's part of a row: loaded now, or where to find it.
+template <int kUnits>
+__device__ __forceinline__ auto load_row(const float* row, int units) {
+  if constexpr (kUnits == kInMemory) {
+    return PerUnit<const float, kInMemory>{row};
+  } else {
+    PerUnit<float, kUnits> part;
+#pragma unroll
+    for (int k = 0; k < kUnits; ++k) part[k] = unit_of(k) < units ? row[unit_of(k)] : 0.0f;
+    return part;
   }
-  pruned = block_sum(pruned, shared.count);  // its barriers also part this site from the last one
-  if (pruned == 0 || pruned == units) return;
-
-  // Rank the units by diagonal (NaN last, so that ranks stay a permutation).
-  for (int j = threadIdx.x; j < units; j += blockDim.x) {
-    const float value = block[int64_t{j} * units + j];
-    state.diagonal[j] = value == value ? value : INFINITY;
-  }
-  __syncthreads();
-  for (int j = threadIdx.x; j < units; j += blockDim.x) {
-    const float value = state.diagonal[j];
-    int rank = 0;
-    for (int k = 0; k < units; ++k) {
-      const float other = state.diagonal[k];
-      rank += other < value || (other == value && k < j);
-    }
-    state.rank[j] = rank;
-    state.order[rank] = j;
-  }
-  __syncthreads();
-
-  // M = the lowest ranks.
-  for (int j = threadIdx.x; j < units; j += blockDim.x) {
-    double response = 0;
-    for (int k = 0; k < pruned; ++k) response += block[int64_t{state.order[k]} * units + j];
-    state.response[j] = response;
-    out[j] = state.rank[j] >= pruned;
-  }
-
-  // One unit in, one unit out. What left is subtracted in the pass that adds the next one. The term
-  // 1_M^T F 1_M is the same for every candidate and is left out of the comparison.
-  int leaving = -1;
-  for (int step = pruned; step < units; ++step) {
-    const int joining = state.order[step];
-    const float* joining_row = block + int64_t{joining} * units;
-    const float* leaving_row = leaving < 0 ? nullptr : block + int64_t{leaving} * units;
-    Candidate best = {INFINITY, units};
-    for (int j = threadIdx.x; j < units; j += blockDim.x) {
-      double response = state.response[j];
-      if (leaving_row) response -= leaving_row[j];
-      response += joining_row[j];
-      state.response[j] = response;
-      if (j == leaving) out[j] = 1;
-      if (j == joining) out[j] = 0;
-      if (out[j] != 0) continue;
-      const double cost = state.diagonal[j] - 2 * response;
-      best = better(best, {cost == cost ? cost : INFINITY, state.rank[j]});
-    }
-    leaving = state.order[block_best(best, shared.best[step % 2]).position];
-  }
-  if (leaving % blockDim.x == threadIdx.x) out[leaving] = 1;
 }
 
-__global__ void __launch_bounds__(kMaxThreads)
+// Fills diagonal and rank, and order; NaN comes last, so that ranks stay a permutation.
+template <int kUnits>
+__device__ __forceinline__ void rank_units(const float* block, int units, State<kUnits>& state,
+                                           int32_t* order, float (&tile)[kThreads]) {
+  const auto diagonal_of = [=](int unit) {
+    const float value = block[int64_t{unit} * units + unit];
+    return value == value ? value : INFINITY;
+  };
+  const int count = owned<kUnits>(units);
+#pragma unroll
+  for (int k = 0; k < count; ++k) {
+    state.diagonal[k] = unit_of(k) < units ? diagonal_of(unit_of(k)) : 0.0f;
+    state.rank[k] = 0;
+  }
+  for (int first = 0; first < units; first += blockDim.x) {
+    const int unit = first + threadIdx.x;
+    if (unit < units) tile[threadIdx.x] = diagonal_of(unit);
+    __syncthreads();
+    const int end = static_cast<int>(min_of(blockDim.x, units - first));
+#pragma unroll
+    for (int k = 0; k < count; ++k) {
+      const float value = state.diagonal[k];
+      int lower = 0;
+#pragma unroll 8
+      for (int i = 0; i < end; ++i) {
+        lower += tile[i] < value || (tile[i] == value && first + i < unit_of(k));
+      }
+      state.rank[k] += lower;
+    }
+    __syncthreads();
+  }
+#pragma unroll
+  for (int k = 0; k < count; ++k) {
+    if (unit_of(k) < units) order[state.rank[k]] = unit_of(k);
+  }
+  __syncthreads();
+}
+
+// response += the rows of `kRows` units, one after the other, all of them in flight.
+template <int kRows, int kUnits>
+__device__ __forceinline__ void add_rows(const float* block, int units, const int32_t* members,
+                                         PerUnit<double, kUnits>& response) {
+  decltype(load_row<kUnits>(block, units)) rows[kRows];
+#pragma unroll
+  for (int row = 0; row < kRows; ++row) {
+    rows[row] = load_row<kUnits>(block + int64_t{members[row]} * units, units);
+  }
+  const int count = owned<kUnits>(units);
+#pragma unroll
+  for (int k = 0; k < count; ++k) {
+    double sum = response[k];
+#pragma unroll
+    for (int row = 0; row < kRows; ++row) sum += rows[row][k];
+    response[k] = sum;
+  }
+}
+
+// One site of one problem.
+template <int kUnits>
+__device__ __forceinline__ void rearrange(const float* block, const float* mask, int units,
+                                          State<kUnits> state, int32_t* order,
+                                          Storage<kUnits>& shared, float* out) {
+  int pruned = 0;
+  for (int j = threadIdx.x; j < units; j += blockDim.x) pruned += mask[j] == 0;
+  pruned = block_sum(pruned, shared.count);  // its barriers also part this site from the last one
+  if (pruned == 0 || pruned == units) {
+    for (int j = threadIdx.x; j < units; j += blockDim.x) out[j] = pruned == 0;
+    return;
+  }
+  const int count = owned<kUnits>(units);
+  rank_units<kUnits>(block, units, state, order, shared.tile);
+
+  // M = the lowest ranks. `~units` is no rank's complement: what does not exist never joins.
+#pragma unroll
+  for (int k = 0; k < count; ++k) {
+    if (state.rank[k] >= pruned) state.rank[k] = ~state.rank[k];
+    if (unit_of(k) >= units) state.rank[k] = ~units;
+    state.response[k] = 0;
+  }
+  int member = 0;
+  for (; member + kRowsAtOnce <= pruned; member += kRowsAtOnce) {
+    add_rows<kRowsAtOnce>(block, units, order + member, state.response);
+  }
+  for (; member < pruned; ++member) add_rows<1>(block, units, order + member, state.response);
+
+  // One unit in, one unit out. The term 1_M^T F 1_M is the same for every candidate and is left out
+  // of the comparison.
+  const auto row_of = [&](int rank) {
+    return load_row<kUnits>(block + int64_t{order[rank]} * units, units);
+  };
+  auto joining = row_of(pruned);
+  for (int step = pruned; step < units; ++step) {
+    double best = INFINITY;
+    int first = units;
+#pragma unroll
+    for (int k = 0; k < count; ++k) {
+      const double response = state.response[k] + joining[k];
+      state.response[k] = response;
+      if (state.rank[k] == ~step) state.rank[k] = step;
+      const int rank = state.rank[k];
+      const double cost = state.diagonal[k] - 2 * response;
+      const double usable = cost == cost ? cost : INFINITY;
+      // No short circuits: lanes would part at each of them.
+      const bool wins = (rank >= 0) & ((usable < best) | ((usable == best) & (rank < first)));
+      best = wins ? usable : best;
+      first = wins ? rank : first;
+    }
+    if (step + 1 < units) joining = row_of(step + 1);
+    const auto chosen =
+        block_best({ordered(best), static_cast<uint32_t>(first)}, shared.best[step % 2]);
+    const int left = static_cast<int>(chosen.position);
+    auto leaving = row_of(left);
+#pragma unroll
+    for (int k = 0; k < count; ++k) {
+      state.response[k] -= leaving[k];
+      if (state.rank[k] == left) state.rank[k] = ~left;
+    }
+  }
+#pragma unroll
+  for (int k = 0; k < count; ++k) {
+    if (unit_of(k) < units) out[unit_of(k)] = state.rank[k] < 0;
+  }
+}
+
+template <int kUnits>
+__global__ void __launch_bounds__(kThreads, 1)
     kernel(GreedyRearrangeArgs args, const __grid_constant__ SiteBatch batch, int64_t all_units,
-           State state) {
-  auto& shared = shared_storage<Storage>();
+           Memory memory) {
+  auto& shared = shared_storage<Storage<kUnits>>();
   for (int64_t problem = blockIdx.y; problem < args.problems; problem += gridDim.y) {
     for (int site = blockIdx.x; site < batch.count; site += gridDim.x) {
       const int64_t first = problem * all_units + batch.unit_offset[site];
-      rearrange(
-          args.blocks + batch.block_offset[site], args.masks + first, batch.units[site],
-          {state.response + first, state.diagonal + first, state.rank + first, state.order + first},
-          shared, args.out + first);
+      State<kUnits> state = {};
+      int32_t* order = shared.order;
+      if constexpr (kUnits == kInMemory) {
+        state = {{memory.response + first}, {memory.diagonal + first}, {memory.rank + first}};
+        order = memory.order + first;
+      }
+      rearrange(args.blocks + batch.block_offset[site], args.masks + first, batch.units[site],
+                state, order, shared, args.out + first);
     }
   }
 }

@@ -21,21 +21,33 @@ bool vectorisable(const MaskGradArgs& args, const Spans& spans, int64_t width) {
 }
 
 template <typename Element>
-Status launch_for(const MaskGradArgs& args, Stream stream) {
+Status launch_for(const MaskGradArgs& args, float* workspace, Stream stream) {
   constexpr int kWidth = kLoadBytes / sizeof(Element);
   const Spans spans = cut_spans(args.units, args.group);
-  const dim3 grid = grid_for(spans.count, args.samples);
+  const int64_t parts = cut_parts(args, spans);
   const auto chosen =
       vectorisable(args, spans, kWidth) ? kernel<Element, kWidth> : kernel<Element, 1>;
-  return launch(chosen, grid, dim3(kThreads), sizeof(Storage), stream, args, spans);
+  float* sums = parts == 1 ? args.out : workspace;
+  const Status status = launch(chosen, grid_for(spans.count, args.samples * parts), dim3(kThreads),
+                               sizeof(Storage), stream, args, spans, parts, sums);
+  if (parts == 1 || status != Status::ok) return status;
+  return launch(combine_kernel, grid_for(ceil_div(args.units, kThreads), args.samples),
+                dim3(kThreads), 0, stream, args, parts, sums);
 }
 
 }  // namespace
 
-Status mask_grad_cuda(const MaskGradArgs& args, Stream stream) {
+int64_t mask_grad_workspace(const MaskGradArgs& args) {
+  const int64_t parts = cut_parts(args, cut_spans(args.units, args.group));
+  return parts == 1 ? 0 : parts * args.samples * args.units * static_cast<int64_t>(sizeof(float));
+}
+
+Status mask_grad_cuda(const MaskGradArgs& args, void* workspace, Stream stream) {
   if (args.samples == 0 || args.units == 0) return Status::ok;
-  return dispatch_input(
-      args.dtype, [&](auto tag) { return launch_for<typename decltype(tag)::Type>(args, stream); });
+  return dispatch_input(args.dtype, [&](auto tag) {
+    using Element = typename decltype(tag)::Type;
+    return launch_for<Element>(args, static_cast<float*>(workspace), stream);
+  });
 }
 
 }  // namespace fastprune

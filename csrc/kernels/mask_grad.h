@@ -15,7 +15,7 @@ struct MaskGradArgs {
   const void* grad;  // gradient of the summed loss with respect to x, same dtype and shape
   DType dtype;       // f32, bf16 or f16
   int64_t samples;
-  int64_t tokens;  // per sample (padded layout only)
+  int64_t tokens;  // per sample; packed layout: rows of x
   int64_t units;
   int64_t group;         // columns per unit; a row has units * group columns
   int64_t x_strides[2];  // elements between samples, between tokens (packed: [0] is unused)
@@ -28,6 +28,7 @@ struct MaskGradArgs {
 
 // Samples [begin, end) on the calling thread.
 Status mask_grad_cpu(const MaskGradArgs& args, int64_t begin, int64_t end);
-Status mask_grad_cuda(const MaskGradArgs& args, Stream stream);
+int64_t mask_grad_workspace(const MaskGradArgs& args);
+Status mask_grad_cuda(const MaskGradArgs& args, void* workspace, Stream stream);
 
 }  // namespace fastprune

@@ -1,6 +1,7 @@
 // Runs CUDA kernels on the CPU, unmodified: put tests/emulator/include before the real CUDA headers
 // and compile the .cu files as C++20. Each CUDA thread of a block is a ucontext fibre; blocks run
-// one after another. A fibre yields at __syncthreads, __syncwarp and the shuffles.
+// one after another. A fibre yields at __syncthreads, __syncwarp, the shuffles and the
+// warp-wide minimum.
 //
 // What it sees: wrong arithmetic and indices; races that a missing barrier opens (three schedules);
 // reads of shared memory before it is written (filled with NaN before each block); barriers that
@@ -12,7 +13,8 @@
 //   - interleavings inside a stretch without a yield;
 //   - static __shared__ variables (our kernels name one dynamic struct each), atomics, textures,
 //     tensor cores, asynchronous copies, cooperative groups, streams other than "at once";
-//   - shuffles by part of a warp: every live lane must take part, whatever the mask says;
+//   - shuffles and minima by part of a warp: every live lane must take part, whatever the mask
+//   says;
 //   - device rounding of anything but + - * / sqrt, and the compiler's own contraction into fma.
 #pragma once
 
@@ -89,6 +91,29 @@ inline float __half2float(__half value) {
   return value.bits & 0x8000 ? -magnitude : magnitude;
 }
 
+// ---- Memory -------------------------------------------------------------------------------------
+
+struct alignas(16) uint4 {
+  unsigned x, y, z, w;
+};
+
+// Cache hints change nothing here.
+template <typename Value>
+Value __ldcs(const Value* address) {
+  return *address;
+}
+
+// ---- Arithmetic ---------------------------------------------------------------------------------
+
+inline long long __double_as_longlong(double value) {
+  long long bits;
+  std::memcpy(&bits, &value, sizeof bits);
+  return bits;
+}
+
+// A macro, because some C libraries have a function of this name.
+#define rsqrt(value) (1 / sqrt(value))
+
 // ---- The machine --------------------------------------------------------------------------------
 
 namespace emulator {
@@ -152,22 +177,47 @@ class Machine {
   // The value that lane `source(own lane)` offers to the same shuffle.
   template <typename Value, typename Source>
   Value shuffle(Value value, Source source) {
-    static_assert(sizeof(Value) <= sizeof(uint64_t));
-    Fibre& self = current();
-    const unsigned slot = self.shuffles++ % 2;
-    std::memcpy(&self.slot[slot], &value, sizeof value);
-    self.state = Fibre::State::at_warp_barrier;
-    leave();
+    const unsigned slot = offer(value);
     const unsigned lane = current_ % kWarp;
     const unsigned other = current_ - lane + source(lane);
-    if (source(lane) < kWarp && other < live_) {
-      std::memcpy(&value, &fibres_[other]->slot[slot], sizeof value);
+    if (source(lane) < kWarp && other < live_) value = offered<Value>(other, slot);
+    return value;
+  }
+
+  // The smallest of the values that the warp's lanes offer.
+  template <typename Value>
+  Value smallest(Value value) {
+    const unsigned slot = offer(value);
+    const unsigned begin = current_ - current_ % kWarp;
+    for (unsigned thread = begin; thread < begin + kWarp && thread < live_; ++thread) {
+      const Value other = offered<Value>(thread, slot);
+      value = other < value ? other : value;
     }
     return value;
   }
 
  private:
   Fibre& current() { return *fibres_[current_]; }
+
+  // Puts the value where the other lanes find it, waits for theirs, and returns the slot used.
+  template <typename Value>
+  unsigned offer(Value value) {
+    static_assert(sizeof(Value) <= sizeof(uint64_t));
+    Fibre& self = current();
+    const unsigned slot = self.shuffles++ % 2;
+    std::memcpy(&self.slot[slot], &value, sizeof value);
+    self.state = Fibre::State::at_warp_barrier;
+    leave();
+    return slot;
+  }
+
+  template <typename Value>
+  Value offered(unsigned thread, unsigned slot) {
+    Value value;
+    std::memcpy(&value, &fibres_[thread]->slot[slot], sizeof value);
+    return value;
+  }
+
   void resume(unsigned thread);
   void leave();
   bool run_warp(unsigned warp);
@@ -329,6 +379,15 @@ inline void __syncwarp(unsigned = ~0u,
 template <typename Value>
 Value __shfl_xor_sync(unsigned, Value value, int mask) {
   return emulator::machine.shuffle(value, [=](unsigned lane) { return lane ^ mask; });
+}
+
+template <typename Value>
+Value __shfl_sync(unsigned, Value value, int source) {
+  return emulator::machine.shuffle(value, [=](unsigned) { return unsigned(source); });
+}
+
+inline unsigned __reduce_min_sync(unsigned, unsigned value) {
+  return emulator::machine.smallest(value);
 }
 
 template <typename Value>

@@ -95,6 +95,9 @@ def mask_grad_cases() -> Iterator[tuple[str, Case]]:
         (1, 3, 127, 1), (1, 3, 128, 1), (3, 5, 129, 1), (1, 33, 3, 32), (1, 4, 5, 31),
         (2, 3, 2, 127), (1, 3, 2, 128), (2, 18, 2, 129), (1, 2, 2, 256), (1, 2, 1, 600),
         (1, 5, 257, 3),
+        # Tokens around a batch of loads, and around what is split over blocks.
+        (1, 31, 2, 8), (1, 32, 2, 8), (1, 33, 2, 8), (1, 63, 3, 8), (1, 64, 3, 8), (1, 65, 3, 8),
+        (2, 127, 1, 40), (2, 128, 1, 40), (2, 129, 1, 40), (1, 331, 130, 1), (1, 200, 1, 136),
     ]  # fmt: skip
     for shape in shapes:
         yield (
@@ -119,6 +122,19 @@ def mask_grad_cases() -> Iterator[tuple[str, Case]]:
                 group=8,
                 dtype=dtype,
                 padding=8,
+            ),
+        )
+        for tokens in (1, 64, 67, 129, 200):
+            options = {"samples": 3, "tokens": tokens, "units": 3, "group": 48, "dtype": dtype}
+            yield f"{name}, {tokens} tokens", partial(check_mask_grad, **options)
+            yield (
+                f"{name}, {tokens} tokens, some invalid",
+                partial(check_mask_grad, **options, invalid=True),
+            )
+        yield (
+            f"{name} packed, split",
+            partial(
+                check_packed_mask_grad, lengths=[130, 0, 1, 70], units=9, group=16, dtype=dtype
             ),
         )
     yield "packed nothing", partial(check_packed_mask_grad, lengths=[0, 0], units=2, group=8)
@@ -240,7 +256,7 @@ def rearranged(block: np.ndarray, mask: np.ndarray) -> np.ndarray:
     if 0 < pruned < len(mask):
         for unit in order[pruned:]:
             chosen.append(unit)
-            response = block[chosen][:, chosen].sum(0)
+            response = block[np.ix_(chosen, chosen)].sum(0)
             cost = response.sum() - 2 * response + np.diag(block)[chosen]
             chosen.pop(int(np.argmin(cost)))
     else:
@@ -253,7 +269,8 @@ def rearranged(block: np.ndarray, mask: np.ndarray) -> np.ndarray:
 def check_greedy(e, rng, sizes, problems=2, integer=False, pruned=None):
     blocks = []
     for n in sizes:
-        grads = rng.integers(-1, 2, (6, n)) if integer else rng.standard_normal((n + 3, n))
+        rows = n + 3 if n < 400 else 8
+        grads = rng.integers(-1, 2, (6, n)) if integer else rng.standard_normal((rows, n))
         blocks.append((grads.T @ grads).astype(np.float32))
     masks = (rng.random((problems, sum(sizes))) < 0.5).astype(np.float32) * 2
     if pruned is not None:
@@ -280,15 +297,31 @@ def check_greedy_nan(e, rng):
     assert sorted(actual[0]) == sorted(masks[0])
 
 
+def check_greedy_zeros(e, rng):
+    """Costs that are zeros of either sign are ties."""
+    blocks = np.diag(np.where(rng.random(70) < 0.5, -0.0, 0.0)).astype(np.float32)
+    masks = (rng.random((3, 70)) < 0.5).astype(np.float32)
+    actual = e.greedy_rearrange(blocks.ravel(), [70], masks)
+    assert np.array_equal(actual, [rearranged(blocks.astype(np.float64), mask) for mask in masks])
+
+
 def greedy_cases() -> Iterator[tuple[str, Case]]:
     for sizes in [[], [0], [1, 2, 3], [12, 0, 33], [31, 32], [65, 7], [1, 2] * 60]:
         name = str(sizes) if len(sizes) < 9 else f"{len(sizes)} sites"
         yield name, partial(check_greedy, sizes=sizes)
     yield "no problems", partial(check_greedy, sizes=[3], problems=0)
-    yield "more units than threads", partial(check_greedy, sizes=[1100], problems=1, pruned=1094)
+    # One either side of what a block's threads hold at so many units each, and of what they hold at
+    # most; the reference takes few steps.
+    for n in (511, 512, 513, 1024, 1025, 2049, 3073, 4096, 4097):
+        yield f"{n} units", partial(check_greedy, sizes=[n], problems=1, pruned=n - 3)
+    yield "wide beside narrow", partial(check_greedy, sizes=[3, 1030, 12], pruned=1027)
+    yield "wide in memory, several", partial(check_greedy, sizes=[5, 4099, 40], pruned=4097)
+    for rows in range(1, 6):  # of the first response, some of them at once
+        yield f"{rows} of 40 pruned", partial(check_greedy, sizes=[40], pruned=rows)
     for pruned in (0, 1, 36, 37):
         yield f"{pruned} of 37 pruned", partial(check_greedy, sizes=[37], pruned=pruned)
     yield "ties", partial(check_greedy, sizes=[40, 13, 64], problems=3, integer=True)
+    yield "zeros of either sign", check_greedy_zeros
     yield "NaN", check_greedy_nan
 
 
@@ -426,14 +459,26 @@ def lstsq_cases() -> Iterator[tuple[str, Case]]:
         [63, 64],
         [65],
         [66, 5, 130],
+        [64, 128, 129, 193],
+        [31, 32, 7],
+        [33, 1, 64, 32],
+        [2, 65, 3, 0, 70, 4],
+        [3] * 33,
         [1, 2] * 60,
+        [0, 1, 1, 2] * 390,
+        [2, 65] * 4,
     ]:
-        name = str(sizes) if len(sizes) < 9 else f"{len(sizes)} sites"
+        name = str(sizes) if len(sizes) < 9 else f"{len(sizes)} sites of up to {max(sizes)}"
         yield name, partial(check_lstsq, sizes=sizes)
     for columns, dtype in itertools.product((0, 1, 15, 17, 33), (FLOAT, DOUBLE)):
         yield (
             f"{columns} columns, {dtype}",
             partial(check_lstsq, sizes=[5, 70], columns=columns, dtype=dtype, damping=0.1),
+        )
+    for columns in (3, 4, 5, 64, 65, 130):
+        yield (
+            f"small, {columns} columns",
+            partial(check_lstsq, sizes=[1, 34, 6], columns=columns, damping=0.1),
         )
     spoils = {
         "indefinite": not_definite(3), "NaN": not_finite(4, 2, np.nan),
@@ -446,6 +491,13 @@ def lstsq_cases() -> Iterator[tuple[str, Case]]:
             f"{name}",
             partial(check_lstsq, sizes=[4, 9, 70, 72], columns=2, damping=0.01, spoil=spoil),
         )
+        yield (
+            f"{name}, two rows a lane",
+            partial(check_lstsq, sizes=[4, 37, 50, 64], columns=70, damping=0.01, spoil=spoil),
+        )
+    # A block that gives one system up must not run into its own last readers with the next one.
+    spoil = {0: not_definite(3), 1: not_definite(66)}
+    yield "early pivot, then others", partial(check_lstsq, sizes=[70, 140, 72], spoil=spoil)
     spoil = {0: not_definite(70), 1: not_finite(68, 3, np.nan), 3: not_finite(7, 7, np.inf)}
     yield "late pivot", partial(check_lstsq, sizes=[75, 71, 67, 9], spoil=spoil)
 

@@ -178,8 +178,8 @@ class Emulator:
             return _Pair(0 if packed else _stride(a, 0), _stride(a, 0 if packed else 1))
 
         self._call(
-            "mask_grad", x=x, grad=grad, dtype=DTYPES[x.dtype], samples=samples,
-            tokens=0 if packed else x.shape[1], units=units, group=group, x_strides=strides(x),
+            "mask_grad", workspace=True, x=x, grad=grad, dtype=DTYPES[x.dtype], samples=samples,
+            tokens=x.shape[0 if packed else 1], units=units, group=group, x_strides=strides(x),
             grad_strides=strides(grad), valid=valid, offsets=offsets, out=out,
         )  # fmt: skip
         return out

@@ -38,10 +38,10 @@ long emulator_skip_barrier(const char* file, unsigned line) {
   }                                                                       \
   long sizeof_##op() { return sizeof(Args); }
 
-FASTPRUNE_ENTRY(mask_grad, MaskGradArgs)
 FASTPRUNE_ENTRY(fisher_outer, FisherOuterArgs)
 FASTPRUNE_ENTRY(gram, GramArgs)
 FASTPRUNE_ENTRY(tuning_system, TuningSystemArgs)
+FASTPRUNE_ENTRY_WITH_WORKSPACE(mask_grad, MaskGradArgs)
 FASTPRUNE_ENTRY_WITH_WORKSPACE(greedy_rearrange, GreedyRearrangeArgs)
 FASTPRUNE_ENTRY_WITH_WORKSPACE(block_lstsq, BlockLstsqArgs)
 
