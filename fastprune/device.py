@@ -59,13 +59,13 @@ def autocast(device: torch.device, dtype: torch.dtype) -> AbstractContextManager
     return torch.autocast(device.type, dtype=dtype)
 
 
-def batch_tokens(device: torch.device) -> int:
+def batch_tokens(device: torch.device, dtype: torch.dtype = torch.float32) -> int:
     """Tokens of one forward pass, where the caller leaves its size open.
 
-    Enough to keep the device busy, and few enough that activations stay in the caches of a CPU
-    and in a few GiB of a GPU.
+    Enough to keep the device busy; few enough that activations stay in the caches of a CPU, or in
+    a few GiB of a GPU.
     """
-    return 8192 if device.type == "cuda" else 1024
+    return 8192 if device.type == "cuda" else 4096 // dtype.itemsize
 
 
 def trace_bytes(device: torch.device) -> int:

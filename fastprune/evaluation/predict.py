@@ -45,7 +45,9 @@ def predict(
         torch.inference_mode(),
         progress_bar("evaluate", total=len(samples), enabled=progress, unit="sample") as bar,
     ):
-        for number, batch in enumerate(samples.batches(batch_size, tokens=batch_tokens(device))):
+        for number, batch in enumerate(
+            samples.batches(batch_size, tokens=batch_tokens(device, dtype))
+        ):
             index = batch.pop("sample_index").tolist()
             batch = to_device(batch, device)
             with autocast(device, dtype):

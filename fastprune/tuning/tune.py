@@ -83,7 +83,7 @@ def tune(
     outcomes = []
     with evaluation_mode(teacher, student):
         if trace is None:
-            batches = samples.batches(batch_size, tokens=batch_tokens(device_of(teacher)))
+            batches = samples.batches(batch_size, tokens=batch_tokens(device_of(teacher), dtype))
             trace = record(teacher, anatomy(teacher).blocks, batches, dtype)
         for outcome in _tune_sites(
             teacher, student, samples, tuner, trace, metrics or {}, progress
