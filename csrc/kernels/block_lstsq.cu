@@ -43,8 +43,8 @@ Status solve_large(const BlockLstsqArgs& args, const SiteBatch& batch, double* w
     if (rows_below <= 0) continue;
     dim3 grid = grid_for(ceil_div(right, kTile), ceil_div(rows_below, kTile));
     grid.z = batch.count;
-    status = launch(update_kernel, grid, block, sizeof(syrk::Storage<double>), stream, args, batch,
-                    workspace, first);
+    status = launch(update_kernel, grid, block, sizeof(syrk64::Storage<double>), stream, args,
+                    batch, workspace, first);
     if (failed(status)) return status;
   }
   return launch(solve_kernel<Element>, grid_for(ceil_div(args.columns, kStrip), batch.count), block,

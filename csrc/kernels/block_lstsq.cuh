@@ -2,7 +2,7 @@
 //
 // v1: a system of at most 64 unknowns lives in shared memory, one block each. A larger one is
 //     factored in the workspace as [A | B], 64 rows per step: factor the diagonal tile, solve the
-//     rows to its right, update what is below (the SYRK tile of syrk.cuh). B is carried along as
+//     rows to its right, update what is below (the SYRK tile of syrk64.cuh). B is carried along as
 //     extra columns, so forward substitution costs no kernel of its own. Every step serves all
 //     systems of the batch; nothing waits for the host.
 // Next: fuse the three kernels of a step, look ahead.
@@ -12,7 +12,7 @@
 #include "../common/sites.cuh"
 #include "block_lstsq.h"
 #include "cholesky.cuh"
-#include "syrk.cuh"
+#include "syrk64.cuh"
 
 namespace fastprune::block_lstsq {
 
@@ -22,7 +22,7 @@ using cholesky::kThreads;
 using cholesky::kTile;
 using cholesky::strip_column;
 using cholesky::strip_row;
-static_assert(kThreads == syrk::kThreads && kTile == syrk::kTile);
+static_assert(kThreads == syrk64::kThreads && kTile == syrk64::kTile);
 
 // damping * mean(diag A), in every thread. No damping is exactly none, even of an infinite mean.
 template <typename Element>
@@ -272,16 +272,16 @@ __global__ void __launch_bounds__(kThreads, 2)
 
 // Subtracts the product of the finished rows from the tile at (row, column).
 __device__ __forceinline__ void update_tile(const Augmented& system,
-                                            const syrk::Panel<double>& finished, int64_t row,
-                                            int64_t column, syrk::Storage<double>& shared) {
-  double total[syrk::kMicro][syrk::kMicro] = {};
-  syrk::multiply_tile(finished, row, column, shared, total);
+                                            const syrk64::Panel<double>& finished, int64_t row,
+                                            int64_t column, syrk64::Storage<double>& shared) {
+  double total[syrk64::kMicro][syrk64::kMicro] = {};
+  syrk64::multiply_tile(finished, row, column, shared, total);
 #pragma unroll
-  for (int i = 0; i < syrk::kMicro; ++i) {
+  for (int i = 0; i < syrk64::kMicro; ++i) {
 #pragma unroll
-    for (int j = 0; j < syrk::kMicro; ++j) {
-      const int64_t r = row + syrk::micro_row(i);
-      const int64_t c = column + syrk::micro_column(j);
+    for (int j = 0; j < syrk64::kMicro; ++j) {
+      const int64_t r = row + syrk64::micro_row(i);
+      const int64_t c = column + syrk64::micro_column(j);
       if (r < system.n && c < system.width && c >= r) {
         system.matrix[r * system.width + c] -= total[i][j];
       }
@@ -293,13 +293,13 @@ __device__ __forceinline__ void update_tile(const Augmented& system,
 __global__ void __launch_bounds__(kThreads, 2)
     update_kernel(BlockLstsqArgs args, const __grid_constant__ SiteBatch batch, double* workspace,
                   int64_t first) {
-  auto& shared = shared_storage<syrk::Storage<double>>();
+  auto& shared = shared_storage<syrk64::Storage<double>>();
   for (int site = blockIdx.z; site < batch.count; site += gridDim.z) {
     const Augmented system = augmented(batch, site, args.columns, workspace);
     if (first >= system.n || args.info[batch.site[site]] != 0) continue;
     const int n = tile_rows(system, first);
-    const syrk::Panel<double> finished = {system.matrix + first * system.width, n, system.width,
-                                          system.width};
+    const syrk64::Panel<double> finished = {system.matrix + first * system.width, n, system.width,
+                                            system.width};
     for (int64_t row = first + n + blockIdx.y * kTile; row < system.n; row += gridDim.y * kTile) {
       for (int64_t column = first + n + blockIdx.x * kTile; column < system.width;
            column += gridDim.x * kTile) {

@@ -24,6 +24,8 @@ struct FisherOuterArgs {
 // Number of independent tiles; a tile is the unit of CPU parallelism.
 int64_t fisher_outer_tiles(const FisherOuterArgs& args);
 Status fisher_outer_cpu(const FisherOuterArgs& args, int64_t begin_tile, int64_t end_tile);
-Status fisher_outer_cuda(const FisherOuterArgs& args, Stream stream);
+// `workspace` is device memory of at least fisher_outer_workspace(args) bytes.
+int64_t fisher_outer_workspace(const FisherOuterArgs& args);
+Status fisher_outer_cuda(const FisherOuterArgs& args, void* workspace, Stream stream);
 
 }  // namespace fastprune

@@ -25,6 +25,8 @@ struct GramArgs {
 
 int64_t gram_tiles(const GramArgs& args);
 Status gram_cpu(const GramArgs& args, int64_t begin_tile, int64_t end_tile);
-Status gram_cuda(const GramArgs& args, Stream stream);
+// `workspace` is device memory of at least gram_workspace(args) bytes.
+int64_t gram_workspace(const GramArgs& args);
+Status gram_cuda(const GramArgs& args, void* workspace, Stream stream);
 
 }  // namespace fastprune
