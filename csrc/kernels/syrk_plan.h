@@ -33,15 +33,16 @@ constexpr double kCombineFma = 0.6;
 constexpr double kCombineTensor = 3;
 
 inline Plan plan_for(int64_t tiles, int64_t rows, DType dtype) {
-  constexpr int kResident = 264;         // blocks at a time
-  constexpr double kSecondPass = 1;      // launching it, and having partial tiles at all
-  constexpr double kPerSplit = 1. / 64;  // a block of the second pass reads 32 KB per split
+  constexpr int kResident = 264;              // blocks at a time
+  constexpr int kMostBlocks = 4 * kResident;  // more would take more than 132 MiB of workspace
+  constexpr double kSecondPass = 1;           // launching it, and having partial tiles at all
+  constexpr double kPerSplit = 1. / 64;       // a block of the second pass reads 32 KB per split
   const double combine = dtype == DType::f32 ? kCombineFma : kCombineTensor;
   const int parts = static_cast<int>(max_of(ceil_div(rows, kPartialRows), 1));
 
   Plan best = {1, parts};
   double best_cost = static_cast<double>(ceil_div(tiles, kResident)) * parts;
-  for (int splits = 2; splits <= min_of(parts, kResident) && tiles < 2 * kResident; ++splits) {
+  for (int splits = 2; splits <= min_of(parts, kMostBlocks / max_of(tiles, 1)); ++splits) {
     const int split_parts = static_cast<int>(ceil_div(parts, splits));
     const Plan plan = {static_cast<int>(ceil_div(parts, split_parts)), split_parts};
     const int64_t blocks = tiles * plan.splits;

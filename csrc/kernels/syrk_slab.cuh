@@ -52,7 +52,9 @@ class SlabLoader {
  public:
   __device__ __forceinline__ explicit SlabLoader(int thread) : thread_(thread) {}
 
-  static constexpr int kPhases = (kVector ? 1 : 2) * (sizeof(Element) == 4 ? 1 : 2);
+  // Fragments of f16 take twice the registers of those of bf16.
+  static constexpr int kPhases =
+      kVector ? (std::is_same_v<Element, __half> ? 2 : 1) : (sizeof(Element) == 4 ? 2 : 4);
 
   // Fetches this phase's share of the rows [first, first + kDepth) of `count` listed in the part.
   __device__ __forceinline__ void fetch(const Panel<Element>& panel, int part,
