@@ -37,6 +37,12 @@ struct alignas(16) Storage {
 __device__ __forceinline__ int micro_row(int i) { return threadIdx.x / kSide * kMicro + i; }
 __device__ __forceinline__ int micro_column(int j) { return threadIdx.x % kSide * kMicro + j; }
 
+// The column itself; -1 past the edge.
+template <typename Element>
+__device__ __forceinline__ int64_t column_or_none(const Panel<Element>& panel, int64_t column) {
+  return column < panel.width ? column : -1;
+}
+
 // total[i][j] += sum over rows of X[row, first_left + micro_row(i)] * X[row, first_right + ...].
 // Called by the whole block; leaves the storage free for reuse.
 template <typename Real, typename Total, typename Element>
@@ -46,8 +52,8 @@ __device__ __forceinline__ void multiply_tile(const Panel<Element>& panel, int64
   constexpr int kRowsPerPass = kThreads / kTile;
   const int load_column = threadIdx.x % kTile;
   const int load_row = threadIdx.x / kTile;
-  const int64_t left_column = first_left + load_column;
-  const int64_t right_column = first_right + load_column;
+  const int64_t left_column = column_or_none(panel, first_left + load_column);
+  const int64_t right_column = column_or_none(panel, first_right + load_column);
 
   for (int64_t part = 0; part < panel.rows; part += kPartialRows) {
     const int64_t part_end = min_of(part + kPartialRows, panel.rows);
@@ -57,13 +63,12 @@ __device__ __forceinline__ void multiply_tile(const Panel<Element>& panel, int64
 #pragma unroll
       for (int r = load_row; r < kDepth; r += kRowsPerPass) {
         const int64_t row = first_row + r;
+        const bool counts = row < part_end;
         const Element* source = panel.data + row * panel.row_stride;
-        shared.left[r][load_column] = row < part_end && left_column < panel.width
-                                          ? to_real<Real>(source[left_column])
-                                          : Real(0);
-        shared.right[r][load_column] = row < part_end && right_column < panel.width
-                                           ? to_real<Real>(source[right_column])
-                                           : Real(0);
+        shared.left[r][load_column] =
+            counts && left_column >= 0 ? to_real<Real>(source[left_column]) : Real(0);
+        shared.right[r][load_column] =
+            counts && right_column >= 0 ? to_real<Real>(source[right_column]) : Real(0);
       }
       __syncthreads();
 

@@ -8,11 +8,12 @@ namespace fastprune::syrk {
 template <typename Out>
 struct Target {
   Out* tile;    // its first result
-  Out* mirror;  // the first result of the transposed tile; null = there is none
+  Out* mirror;  // the first result of the transposed tile; for a partial tile, of the tile
   int64_t stride;
   int rows, columns;  // how many of the tile exist
   bool diagonal;      // only the lower half exists
   bool vectors;       // 16-byte accesses are aligned
+  bool partial;       // in the workspace, which has no mirror images
 };
 
 // The tile at `position` of the triangle of out[width, width], and its mirror image.
@@ -26,13 +27,15 @@ __device__ __forceinline__ Target<Out> target_in(Out* out, int64_t width, TilePo
           static_cast<int>(min_of(kTile, width - row)),
           static_cast<int>(min_of(kTile, width - column)),
           row == column,
-          reinterpret_cast<uintptr_t>(out) % 16 == 0 && width * sizeof(Out) % 16 == 0};
+          reinterpret_cast<uintptr_t>(out) % 16 == 0 && width * sizeof(Out) % 16 == 0,
+          false};
 }
 
-// A tile in the workspace.
+// A partial tile.
 template <typename Out>
 __device__ __forceinline__ Target<Out> target_in(Out* workspace, int64_t slot) {
-  return {workspace + slot * kTileResults, nullptr, kTile, kTile, kTile, false, true};
+  Out* tile = workspace + slot * kTileResults;
+  return {tile, tile, kTile, kTile, kTile, false, true, true};
 }
 
 // Four neighbours in memory; `to` and `from` are multiples of 16 bytes.
