@@ -202,7 +202,10 @@ def gram_cases() -> Iterator[tuple[str, Case]]:
         yield f"({rows}, {width})", partial(check_gram, rows=rows, width=width)
     for name, dtype in (("bf16", bfloat16), ("f16", HALF)):
         for rows, width in [(15, 16), (31, 127), (32, 128), (33, 136), (257, 129), (513, 8)]:
-            yield f"{name} ({rows}, {width})", partial(check_gram, rows=rows, width=width, dtype=dtype)
+            yield (
+                f"{name} ({rows}, {width})",
+                partial(check_gram, rows=rows, width=width, dtype=dtype),
+            )
     for (name, dtype), out in itertools.product(INPUTS.items(), (FLOAT, DOUBLE)):
         options = {"rows": 37, "width": 70, "dtype": dtype, "out_dtype": out}
         options |= {"padding": 5, "offset": 1}

@@ -189,8 +189,9 @@ class Emulator:
 
     def fisher_outer(self, grads, sizes, out):
         self._call(
-            "fisher_outer", workspace=True, grads=grads, dtype=DTYPES[grads.dtype], rows=grads.shape[0],
-            row_stride=_stride(grads, 0), sites=len(sizes), sizes=_sizes(sizes), blocks=out,
+            "fisher_outer", workspace=True, grads=grads, dtype=DTYPES[grads.dtype],
+            rows=grads.shape[0], row_stride=_stride(grads, 0), sites=len(sizes),
+            sizes=_sizes(sizes), blocks=out,
         )  # fmt: skip
         return out
 
@@ -204,8 +205,8 @@ class Emulator:
 
     def gram(self, x, out, columns=None, valid=None):
         self._call(
-            "gram", workspace=True, x=x, dtype=DTYPES[x.dtype], rows=x.shape[0], row_stride=_stride(x, 0),
-            columns=columns, selected=out.shape[0], valid=valid, out=out,
+            "gram", workspace=True, x=x, dtype=DTYPES[x.dtype], rows=x.shape[0],
+            row_stride=_stride(x, 0), columns=columns, selected=out.shape[0], valid=valid, out=out,
             out_dtype=DTYPES[out.dtype],
         )  # fmt: skip
         return out
