@@ -51,8 +51,10 @@ Tensor mask_grad(const Tensor& x, const Tensor& grad, int64_t group, const Optio
 
 void fisher_outer(const Tensor& blocks, const Tensor& grads, const Sizes& sizes) {
   const auto call = fisher_outer_call(blocks, grads, sizes);
-  launch_on("fisher_outer", grads,
-            [&](Stream stream) { return fisher_outer_cuda(call.args, stream); });
+  const Tensor workspace = scratch(grads, fisher_outer_workspace(call.args));
+  launch_on("fisher_outer", grads, [&](Stream stream) {
+    return fisher_outer_cuda(call.args, workspace.mutable_data_ptr(), stream);
+  });
 }
 
 Tensor greedy_rearrange(const Tensor& blocks, const Sizes& sizes, const Tensor& masks) {
@@ -67,7 +69,10 @@ Tensor greedy_rearrange(const Tensor& blocks, const Sizes& sizes, const Tensor& 
 void gram(const Tensor& out, const Tensor& x, const OptionalTensor& columns,
           const OptionalTensor& valid) {
   const auto call = gram_call(out, x, columns, valid);
-  launch_on("gram", x, [&](Stream stream) { return gram_cuda(call.args, stream); });
+  const Tensor workspace = scratch(x, gram_workspace(call.args));
+  launch_on("gram", x, [&](Stream stream) {
+    return gram_cuda(call.args, workspace.mutable_data_ptr(), stream);
+  });
 }
 
 std::tuple<Tensor, Tensor> tuning_system(const Tensor& gram, const Tensor& weight,

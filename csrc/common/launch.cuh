@@ -7,7 +7,7 @@
 #include "types.h"
 
 // The one dynamic shared allocation of whichever kernel runs; see shared_storage().
-extern __shared__ __align__(16) unsigned char fastprune_shared_memory[];
+extern __shared__ __align__(32) unsigned char fastprune_shared_memory[];
 
 namespace fastprune {
 
@@ -26,7 +26,7 @@ inline dim3 grid_for(int64_t x, int64_t y = 1) {
 // Shared memory is always one named struct per kernel, sized by the launch.
 template <typename Storage>
 __device__ __forceinline__ Storage& shared_storage() {
-  static_assert(alignof(Storage) <= 16 && sizeof(Storage) <= 48 * 1024);  // no opt-in needed
+  static_assert(alignof(Storage) <= 32 && sizeof(Storage) <= 48 * 1024);  // no opt-in needed
   return *reinterpret_cast<Storage*>(fastprune_shared_memory);
 }
 

@@ -1,7 +1,7 @@
 // block_lstsq on CUDA: systems of more than 64 unknowns; block_lstsq_small.cuh has the others.
 //
 // v1: factored in the workspace as [A | B], 64 rows per step: factor the diagonal tile, solve the
-//     rows to its right, update what is below (the SYRK tile of syrk.cuh). B is carried along as
+//     rows to its right, update what is below (the SYRK tile of syrk64.cuh). B is carried along as
 //     extra columns, so forward substitution costs no kernel of its own. Every step serves all
 //     systems of the batch; nothing waits for the host.
 // v2: two launches per step instead of three. The block that updates the next diagonal tile factors
@@ -16,7 +16,7 @@
 #include "../common/sites.cuh"
 #include "block_lstsq.h"
 #include "cholesky.cuh"
-#include "syrk.cuh"
+#include "syrk64.cuh"
 
 namespace fastprune::block_lstsq {
 
@@ -26,7 +26,7 @@ using cholesky::kThreads;
 using cholesky::kTile;
 using cholesky::strip_column;
 using cholesky::strip_row;
-static_assert(kThreads == syrk::kThreads && kTile == syrk::kTile);
+static_assert(kThreads == syrk64::kThreads && kTile == syrk64::kTile);
 
 // damping * mean(diag A), in every thread. No damping is exactly none, even of an infinite mean.
 template <typename Element>
@@ -223,16 +223,16 @@ __global__ void __launch_bounds__(kThreads, 2)
 
 // Subtracts the product of the finished rows from the tile at (row, column).
 __device__ __forceinline__ void update_tile(const Augmented& system,
-                                            const syrk::Panel<double>& finished, int64_t row,
-                                            int64_t column, syrk::Storage<double>& shared) {
-  double total[syrk::kMicro][syrk::kMicro] = {};
-  syrk::multiply_tile(finished, row, column, shared, total);
+                                            const syrk64::Panel<double>& finished, int64_t row,
+                                            int64_t column, syrk64::Storage<double>& shared) {
+  double total[syrk64::kMicro][syrk64::kMicro] = {};
+  syrk64::multiply_tile(finished, row, column, shared, total);
 #pragma unroll
-  for (int i = 0; i < syrk::kMicro; ++i) {
+  for (int i = 0; i < syrk64::kMicro; ++i) {
 #pragma unroll
-    for (int j = 0; j < syrk::kMicro; ++j) {
-      const int64_t r = row + syrk::micro_row(i);
-      const int64_t c = column + syrk::micro_column(j);
+    for (int j = 0; j < syrk64::kMicro; ++j) {
+      const int64_t r = row + syrk64::micro_row(i);
+      const int64_t c = column + syrk64::micro_column(j);
       if (r < system.n && c < system.width && c >= r) {
         system.matrix[r * system.width + c] -= total[i][j];
       }
@@ -241,7 +241,7 @@ __device__ __forceinline__ void update_tile(const Augmented& system,
 }
 
 union UpdateStorage {
-  syrk::Storage<double> tile;
+  syrk64::Storage<double> tile;
   cholesky::Factor factor;
 };
 
@@ -259,8 +259,8 @@ __global__ void __launch_bounds__(kThreads, 2)
     // A bad pivot of the next tile may be reported at any moment and must not part the threads.
     int32_t& info = args.info[batch.site[site]];
     if (const int32_t bad_pivot = info; bad_pivot != 0 && bad_pivot <= next) continue;
-    const syrk::Panel<double> finished = {system.matrix + first * system.width, n, system.width,
-                                          system.width};
+    const syrk64::Panel<double> finished = {system.matrix + first * system.width, n, system.width,
+                                            system.width};
     for (int64_t row = next + blockIdx.z * kTile; row < system.n; row += gridDim.z * kTile) {
       for (int64_t column = next + blockIdx.y * kTile; column < system.width;
            column += gridDim.y * kTile) {

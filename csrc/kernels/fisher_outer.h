@@ -23,6 +23,8 @@ struct FisherOuterArgs {
 
 // Small sites are tasks of `run`; a large one is packed in one phase and multiplied in the next.
 Status fisher_outer_cpu(const FisherOuterArgs& args, const TaskRunner& run);
-Status fisher_outer_cuda(const FisherOuterArgs& args, Stream stream);
+// `workspace` is device memory of at least fisher_outer_workspace(args) bytes.
+int64_t fisher_outer_workspace(const FisherOuterArgs& args);
+Status fisher_outer_cuda(const FisherOuterArgs& args, void* workspace, Stream stream);
 
 }  // namespace fastprune

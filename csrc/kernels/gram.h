@@ -26,6 +26,8 @@ struct GramArgs {
 
 // Rows are packed in one phase and multiplied in the next, tile by tile, as tasks of `run`.
 Status gram_cpu(const GramArgs& args, const TaskRunner& run);
-Status gram_cuda(const GramArgs& args, Stream stream);
+// `workspace` is device memory of at least gram_workspace(args) bytes.
+int64_t gram_workspace(const GramArgs& args);
+Status gram_cuda(const GramArgs& args, void* workspace, Stream stream);
 
 }  // namespace fastprune

@@ -1,20 +1,20 @@
 // tuning_system on CUDA.
 //
-// v1: A, one block per tile of unit pairs: a SYRK tile of W (syrk.cuh) times the same tile of the
+// v1: A, one block per tile of unit pairs: a SYRK tile of W (syrk64.cuh) times the same tile of the
 //     Gram matrix, summed over groups, so W^T W is never stored. Groups wider than a tile are
 //     walked in pieces. b, one block per span of units. Neither needs atomics.
 // Next: skip the half of a diagonal tile that symmetry gives.
 #pragma once
 
 #include "../common/reduce.cuh"
-#include "syrk.cuh"
+#include "syrk64.cuh"
 #include "tuning_system.h"
 
 namespace fastprune::tuning_system {
 
-using syrk::kMicro;
-using syrk::kThreads;
-using syrk::kTile;
+using syrk64::kMicro;
+using syrk64::kThreads;
+using syrk64::kTile;
 
 constexpr int kWarps = kThreads / kWarpSize;
 
@@ -30,7 +30,7 @@ FASTPRUNE_HOST_DEVICE constexpr int64_t units_in(int64_t columns, int64_t group)
 template <typename Real>
 struct alignas(16) MatrixStorage {
   union {
-    syrk::Storage<Real> syrk;
+    syrk64::Storage<Real> syrk;
     double products[kTile][kTile];
   };
 };
@@ -46,8 +46,8 @@ __device__ __forceinline__ void matrix_tile(const TuningSystemArgs& args, int64_
   const int units_v = static_cast<int>(min_of(per_tile, args.units - first_v));
   const int64_t end_u = (first_u + units_u) * args.group;
   const int64_t end_v = (first_v + units_v) * args.group;
-  const syrk::Panel<Weight> panel = {static_cast<const Weight*>(args.weight), args.outputs,
-                                     args.weight_stride, columns};
+  const syrk64::Panel<Weight> panel = {static_cast<const Weight*>(args.weight), args.outputs,
+                                       args.weight_stride, columns};
   const auto* gram = static_cast<const Stat*>(args.gram);
 
   // (W^T W) * gram, elementwise. Only a pair of units wider than the tile takes a second piece, and
@@ -56,13 +56,13 @@ __device__ __forceinline__ void matrix_tile(const TuningSystemArgs& args, int64_
   for (int64_t piece_u = first_u * args.group; piece_u < end_u; piece_u += kTile) {
     for (int64_t piece_v = first_v * args.group; piece_v < end_v; piece_v += kTile) {
       double total[kMicro][kMicro] = {};
-      syrk::multiply_tile(panel, piece_u, piece_v, shared.syrk, total);
+      syrk64::multiply_tile(panel, piece_u, piece_v, shared.syrk, total);
 #pragma unroll
       for (int i = 0; i < kMicro; ++i) {
 #pragma unroll
         for (int j = 0; j < kMicro; ++j) {
-          const int64_t row = piece_u + syrk::micro_row(i);
-          const int64_t column = piece_v + syrk::micro_column(j);
+          const int64_t row = piece_u + syrk64::micro_row(i);
+          const int64_t column = piece_v + syrk64::micro_column(j);
           if (row >= end_u || column >= end_v) continue;
           products[i][j] += total[i][j] * static_cast<double>(gram[row * columns + column]);
         }
@@ -73,7 +73,7 @@ __device__ __forceinline__ void matrix_tile(const TuningSystemArgs& args, int64_
   for (int i = 0; i < kMicro; ++i) {
 #pragma unroll
     for (int j = 0; j < kMicro; ++j) {
-      shared.products[syrk::micro_row(i)][syrk::micro_column(j)] = products[i][j];
+      shared.products[syrk64::micro_row(i)][syrk64::micro_column(j)] = products[i][j];
     }
   }
   __syncthreads();

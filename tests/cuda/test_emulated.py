@@ -77,6 +77,8 @@ def test_sanitizers_find_an_overrun(sanitized: Path, columns: int, results: int)
 # Files shared by several operations, and the operations that show whether they are right.
 SHARED = {
     "syrk": ["gram"],
+    "syrk64": ["tuning_system"],
+    "syrk_rows": ["gram"],
     "cholesky": ["block_lstsq"],
     "block_lstsq_small": ["block_lstsq"],
     "reduce": ["greedy_rearrange", "block_lstsq"],

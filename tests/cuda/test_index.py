@@ -1,4 +1,4 @@
-"""Index arithmetic beyond 2^31 elements and the batching of ragged sites, tested in C++."""
+"""Index arithmetic beyond 2^31, the batching of ragged sites and the cutting of work, in C++."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ CSRC = HERE.parents[1] / "csrc"
 
 
 @pytest.mark.usefixtures("gcc")
-@pytest.mark.parametrize("source", ["index_test.cpp", "sites_test.cpp"])
+@pytest.mark.parametrize("source", ["index_test.cpp", "sites_test.cpp", "syrk_plan_test.cpp"])
 def test_native(source: str, tmp_path: Path) -> None:
     program = tmp_path / "program"
     flags = ["-std=c++20", "-O1", "-fsanitize=undefined", "-fno-sanitize-recover=all"]

@@ -1,7 +1,7 @@
 // Runs CUDA kernels on the CPU, unmodified: put tests/emulator/include before the real CUDA headers
 // and compile the .cu files as C++20. Each CUDA thread of a block is a ucontext fibre; blocks run
-// one after another. A fibre yields at __syncthreads, __syncwarp, the shuffles and the
-// warp-wide minimum.
+// one after another. A fibre yields at __syncthreads, __syncwarp, the shuffles, votes and minima,
+// and the warp-wide matrix operations of mma.h.
 //
 // What it sees: wrong arithmetic and indices; races that a missing barrier opens (three schedules);
 // reads of shared memory before it is written (filled with NaN before each block); barriers that
@@ -12,15 +12,21 @@
 //   - races between blocks, memory ordering, coalescing, bank conflicts, occupancy, speed;
 //   - interleavings inside a stretch without a yield;
 //   - static __shared__ variables (our kernels name one dynamic struct each), atomics, textures,
-//     tensor cores, asynchronous copies, cooperative groups, streams other than "at once";
-//   - shuffles and minima by part of a warp: every live lane must take part, whatever the mask
-//   says;
+//     asynchronous copies, cooperative groups, streams other than "at once";
+//   - of tensor cores, how they round: a 16 x 16 x 16 product is summed in f32, one product after
+//     another; which lane holds what of a fragment is made up, so kernels may not depend on it; and
+//     what stands in for an operation under #ifdef __CUDA_ARCH__ (inline PTX) is not run;
+//   - shuffles and the like by part of a warp: every live lane must take part, whatever the mask
+//     says;
 //   - device rounding of anything but + - * / sqrt, and the compiler's own contraction into fma.
 #pragma once
 
 #include <math.h>
 #include <ucontext.h>
 
+#include <algorithm>
+#include <array>
+#include <bit>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
@@ -138,8 +144,8 @@ struct Fibre {
   State state = State::done;
   std::source_location at;  // the barrier it waits at
   uint3 index;
-  uint64_t slot[2] = {};  // what it offers to a shuffle; two, so that one barrier is enough
-  unsigned shuffles = 0;
+  uint64_t slot[2] = {};  // what it offers to an exchange; two, so that one barrier is enough
+  unsigned exchanges = 0;
   ucontext_t context;
   std::unique_ptr<char[]> stack;
   void* fake_stack = nullptr;
@@ -174,50 +180,29 @@ class Machine {
     leave();
   }
 
-  // The value that lane `source(own lane)` offers to the same shuffle.
-  template <typename Value, typename Source>
-  Value shuffle(Value value, Source source) {
-    const unsigned slot = offer(value);
-    const unsigned lane = current_ % kWarp;
-    const unsigned other = current_ - lane + source(lane);
-    if (source(lane) < kWarp && other < live_) value = offered<Value>(other, slot);
-    return value;
-  }
-
-  // The smallest of the values that the warp's lanes offer.
+  // What every lane of the warp offers to the same exchange; a lane that is not there offers what
+  // the caller does.
   template <typename Value>
-  Value smallest(Value value) {
-    const unsigned slot = offer(value);
-    const unsigned begin = current_ - current_ % kWarp;
-    for (unsigned thread = begin; thread < begin + kWarp && thread < live_; ++thread) {
-      const Value other = offered<Value>(thread, slot);
-      value = other < value ? other : value;
-    }
-    return value;
-  }
-
- private:
-  Fibre& current() { return *fibres_[current_]; }
-
-  // Puts the value where the other lanes find it, waits for theirs, and returns the slot used.
-  template <typename Value>
-  unsigned offer(Value value) {
+  std::array<Value, kWarp> exchange(Value value) {
     static_assert(sizeof(Value) <= sizeof(uint64_t));
     Fibre& self = current();
-    const unsigned slot = self.shuffles++ % 2;
+    const unsigned slot = self.exchanges++ % 2;
     std::memcpy(&self.slot[slot], &value, sizeof value);
     self.state = Fibre::State::at_warp_barrier;
     leave();
-    return slot;
+    std::array<Value, kWarp> all;
+    all.fill(value);
+    const unsigned first = current_ - current_ % kWarp;
+    for (unsigned lane = 0; lane < kWarp && first + lane < live_; ++lane) {
+      std::memcpy(&all[lane], &fibres_[first + lane]->slot[slot], sizeof value);
+    }
+    return all;
   }
 
-  template <typename Value>
-  Value offered(unsigned thread, unsigned slot) {
-    Value value;
-    std::memcpy(&value, &fibres_[thread]->slot[slot], sizeof value);
-    return value;
-  }
+  unsigned lane() const { return current_ % kWarp; }
 
+ private:
+  Fibre& current() { return *fibres_[current_]; }
   void resume(unsigned thread);
   void leave();
   bool run_warp(unsigned warp);
@@ -336,7 +321,7 @@ inline bool Machine::run_block(const std::function<void()>& kernel, unsigned thr
   for (unsigned thread = 0; thread < threads; ++thread) {
     Fibre& fibre = *fibres_[thread];
     fibre.state = Fibre::State::runnable;
-    fibre.shuffles = 0;
+    fibre.exchanges = 0;
     fibre.index = {thread % blockDim.x, thread / blockDim.x % blockDim.y,
                    thread / (blockDim.x * blockDim.y)};
   }
@@ -378,27 +363,41 @@ inline void __syncwarp(unsigned = ~0u,
 
 template <typename Value>
 Value __shfl_xor_sync(unsigned, Value value, int mask) {
-  return emulator::machine.shuffle(value, [=](unsigned lane) { return lane ^ mask; });
+  const unsigned source = emulator::machine.lane() ^ mask;
+  const auto all = emulator::machine.exchange(value);
+  return source < emulator::kWarp ? all[source] : value;
 }
 
 template <typename Value>
 Value __shfl_sync(unsigned, Value value, int source) {
-  return emulator::machine.shuffle(value, [=](unsigned) { return unsigned(source); });
+  return emulator::machine.exchange(value)[source % emulator::kWarp];
 }
 
 inline unsigned __reduce_min_sync(unsigned, unsigned value) {
-  return emulator::machine.smallest(value);
+  const auto all = emulator::machine.exchange(value);
+  return *std::min_element(all.begin(), all.end());
 }
 
 template <typename Value>
 Value __shfl_down_sync(unsigned, Value value, unsigned delta) {
-  return emulator::machine.shuffle(value, [=](unsigned lane) { return lane + delta; });
+  const unsigned source = emulator::machine.lane() + delta;
+  const auto all = emulator::machine.exchange(value);
+  return source < emulator::kWarp ? all[source] : value;
 }
+
+inline unsigned __ballot_sync(unsigned, int predicate) {
+  const auto all = emulator::machine.exchange(predicate);
+  unsigned ballot = 0;
+  for (unsigned lane = 0; lane < emulator::kWarp; ++lane) ballot |= (all[lane] != 0) << lane;
+  return ballot;
+}
+
+inline int __popc(unsigned value) { return std::popcount(value); }
 
 // ---- Runtime ------------------------------------------------------------------------------------
 
 // The kernels' dynamic shared memory; entry.cpp defines it.
-extern __align__(16) unsigned char fastprune_shared_memory[];
+extern __align__(32) unsigned char fastprune_shared_memory[];
 
 using cudaStream_t = void*;
 enum cudaError_t {

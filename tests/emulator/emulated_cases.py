@@ -167,13 +167,18 @@ def check_gram(
     out_dtype=DOUBLE,
     kept=None,
     invalid=False,
+    share=0.5,
+    empty=(),
     padding=0,
     offset=0,
 ):
+    """`invalid` rows are all but a `share` of them, and those of every part in `empty`."""
     x = draw(rng, (rows, width), dtype)
     valid = np.ones(rows, np.uint8)
     if invalid:
-        valid = (rng.random(rows) < 0.5).astype(np.uint8)
+        valid = (rng.random(rows) < share).astype(np.uint8)
+        for part in empty:
+            valid[256 * part : 256 * (part + 1)] = 0
         x[valid == 0] = filled_with_nan(1, dtype)[0]
     columns = None
     if kept is not None:
@@ -201,8 +206,22 @@ def gram_cases() -> Iterator[tuple[str, Case]]:
         (257, 5),
         (520, 7),
         (31, 131),
+        (7, 127),
+        (8, 128),
+        (9, 129),
+        (33, 256),
+        (511, 132),
+        (512, 128),
+        (513, 4),
+        (769, 129),
     ]:
         yield f"({rows}, {width})", partial(check_gram, rows=rows, width=width)
+    for name, dtype in (("bf16", bfloat16), ("f16", HALF)):
+        for rows, width in [(15, 16), (31, 127), (32, 128), (33, 136), (257, 129), (513, 8)]:
+            yield (
+                f"{name} ({rows}, {width})",
+                partial(check_gram, rows=rows, width=width, dtype=dtype),
+            )
     for (name, dtype), out in itertools.product(INPUTS.items(), (FLOAT, DOUBLE)):
         options = {"rows": 37, "width": 70, "dtype": dtype, "out_dtype": out}
         options |= {"padding": 5, "offset": 1}
@@ -210,6 +229,22 @@ def gram_cases() -> Iterator[tuple[str, Case]]:
         yield (
             f"{name} to {out}, kept and valid",
             partial(check_gram, **options, kept=66, invalid=True),
+        )
+        # Every access a vector; parts with no row at all, in one block's work and in several.
+        options = {"width": 72, "dtype": dtype, "out_dtype": out, "padding": 8, "invalid": True}
+        yield f"{name} to {out}, aligned", partial(check_gram, rows=300, **options)
+        for rows, empty in [(512, (0,)), (512, (1,)), (512, (0, 1)), (1000, (1, 3))]:
+            yield (
+                f"{name} to {out}, {rows} rows, none in {empty}",
+                partial(check_gram, rows=rows, empty=empty, **options),
+            )
+    # So many parts that each block gets two, but for the last.
+    for out in (FLOAT, DOUBLE):
+        yield (
+            f"few of many rows to {out}",
+            partial(
+                check_gram, rows=33000, width=4, kept=3, out_dtype=out, invalid=True, share=0.01
+            ),
         )
     yield "none kept", partial(check_gram, rows=4, width=9, kept=0)
 
@@ -235,6 +270,10 @@ def fisher_cases() -> Iterator[tuple[str, Case]]:
         (64, [12, 130, 12, 65]),
         (300, [63, 64]),
         (7, [1, 2, 3] * 67),
+        (9, [128, 4, 256]),
+        (8, [3, 128]),
+        (512, [127, 129]),
+        (520, [4, 0, 132, 1]),
     ]:
         name = str(sizes) if len(sizes) < 9 else f"{len(sizes)} sites"
         yield f"{rows} rows, {name}", partial(check_fisher, rows=rows, sizes=sizes)
@@ -243,6 +282,7 @@ def fisher_cases() -> Iterator[tuple[str, Case]]:
             f"{name} strided",
             partial(check_fisher, rows=19, sizes=[5, 67], dtype=dtype, padding=3, offset=1),
         )
+        yield f"{name} aligned", partial(check_fisher, rows=520, sizes=[16, 136], dtype=dtype)
 
 
 # ---- greedy_rearrange ---------------------------------------------------------------------------

@@ -21,7 +21,10 @@ CSRC = ROOT / "csrc"
 BUILD = ROOT / "build" / "emulator"
 SCHEDULES = ("round_robin", "warp_greedy", "warp_greedy_reversed")
 SANITIZERS = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
-FLAGS = ["-std=c++20", "-g", "-fPIC", "-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas"]
+FLAGS = [
+    "-std=c++20", "-g", "-fPIC", "-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas",
+    "-fno-strict-aliasing",  # CUDA reads and writes any type as words
+]  # fmt: skip
 
 bfloat16 = np.dtype([("bfloat16", np.uint16)])
 """Storage of bfloat16, which NumPy lacks; see `to_bfloat16` and `to_float64`."""
@@ -186,8 +189,9 @@ class Emulator:
 
     def fisher_outer(self, grads, sizes, out):
         self._call(
-            "fisher_outer", grads=grads, dtype=DTYPES[grads.dtype], rows=grads.shape[0],
-            row_stride=_stride(grads, 0), sites=len(sizes), sizes=_sizes(sizes), blocks=out,
+            "fisher_outer", workspace=True, grads=grads, dtype=DTYPES[grads.dtype],
+            rows=grads.shape[0], row_stride=_stride(grads, 0), sites=len(sizes),
+            sizes=_sizes(sizes), blocks=out,
         )  # fmt: skip
         return out
 
@@ -201,8 +205,8 @@ class Emulator:
 
     def gram(self, x, out, columns=None, valid=None):
         self._call(
-            "gram", x=x, dtype=DTYPES[x.dtype], rows=x.shape[0], row_stride=_stride(x, 0),
-            columns=columns, selected=out.shape[0], valid=valid, out=out,
+            "gram", workspace=True, x=x, dtype=DTYPES[x.dtype], rows=x.shape[0],
+            row_stride=_stride(x, 0), columns=columns, selected=out.shape[0], valid=valid, out=out,
             out_dtype=DTYPES[out.dtype],
         )  # fmt: skip
         return out

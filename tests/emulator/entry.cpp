@@ -7,7 +7,7 @@
 #include "kernels/mask_grad.h"
 #include "kernels/tuning_system.h"
 
-alignas(16) unsigned char fastprune_shared_memory[emulator::kSharedCapacity];
+alignas(32) unsigned char fastprune_shared_memory[emulator::kSharedCapacity];
 
 using namespace fastprune;
 
@@ -38,9 +38,9 @@ long emulator_skip_barrier(const char* file, unsigned line) {
   }                                                                       \
   long sizeof_##op() { return sizeof(Args); }
 
-FASTPRUNE_ENTRY(fisher_outer, FisherOuterArgs)
-FASTPRUNE_ENTRY(gram, GramArgs)
 FASTPRUNE_ENTRY(tuning_system, TuningSystemArgs)
+FASTPRUNE_ENTRY_WITH_WORKSPACE(fisher_outer, FisherOuterArgs)
+FASTPRUNE_ENTRY_WITH_WORKSPACE(gram, GramArgs)
 FASTPRUNE_ENTRY_WITH_WORKSPACE(mask_grad, MaskGradArgs)
 FASTPRUNE_ENTRY_WITH_WORKSPACE(greedy_rearrange, GreedyRearrangeArgs)
 FASTPRUNE_ENTRY_WITH_WORKSPACE(block_lstsq, BlockLstsqArgs)
