@@ -268,7 +268,7 @@ class _Run:
                 recorder=recorder,
                 progress=self._settings.progress,
             )
-        self._trace = None if recorder is None else recorder.trace
+        self._trace = None if recorder is None else recorder.trace()
         return statistics
 
     def _recorder(self) -> Recorder:

@@ -10,7 +10,7 @@ they are recorded once and serve teacher and student.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -41,37 +41,59 @@ class BlockCall:
 
 @dataclass(frozen=True)
 class TraceBatch:
-    """One recorded batch.
+    """One recorded batch, and where its valid tokens lie among those of all batches.
 
     Attributes:
-        hidden: input of the first block, [samples, tokens, hidden size].
-        frontier: input of the first block whose sublayers were not recorded; None past the last.
         valid: bool [samples, tokens] on the CPU, False = padding.
+        rows: int64, the positions of the valid tokens in the flattened batch; None = all.
+        start: number of valid tokens before this batch.
         calls: one per block.
-        outputs: by site, the sublayer's output, residual included and before any norm:
-            [samples, tokens, outputs].
     """
 
-    hidden: Tensor
-    frontier: Tensor | None
     valid: Tensor
+    rows: Tensor | None
+    start: int
     calls: tuple[BlockCall, ...]
-    outputs: Mapping[str, Tensor]
+
+    @property
+    def span(self) -> slice:
+        """Its tokens among those of all batches."""
+        count = self.valid.numel() if self.rows is None else len(self.rows)
+        return slice(self.start, self.start + count)
+
+    def pack(self, values: Tensor) -> Tensor:
+        """The valid tokens: [samples, tokens, width] or [samples * tokens, width] to rows."""
+        flat = values.flatten(0, -2)
+        return flat if self.rows is None else flat.index_select(0, self.rows)
+
+    def unpack(self, rows: Tensor) -> Tensor:
+        """The inverse of :meth:`pack`, with zeros for padding: [samples, tokens, width]."""
+        if self.rows is not None:
+            flat = rows.new_zeros(self.valid.numel(), rows.shape[-1])
+            rows = flat.index_copy_(0, self.rows, rows)
+        return rows.unflatten(0, tuple(self.valid.shape))
 
 
-@dataclass
+@dataclass(frozen=True)
 class Trace:
-    """A model's passage through its blocks.
+    """A model's passage through its blocks. Tokens of all batches stand side by side, unpadded.
 
     Attributes:
         depth: leading blocks whose sublayer outputs are in the record.
         dtype: autocast type of the passes.
         batches: in the order of the passes.
+        hidden: input of the first block, [tokens, hidden size].
+        frontier: input of the first block that was not recorded; None past the last.
+        outputs: by site, the sublayer's output, residual included and before any norm: [tokens,
+            outputs] in ``dtype``.
     """
 
     depth: int
     dtype: torch.dtype
-    batches: list[TraceBatch] = field(default_factory=list)
+    batches: tuple[TraceBatch, ...]
+    hidden: Tensor
+    frontier: Tensor | None
+    outputs: Mapping[str, Tensor]
 
 
 def depth_within(sites: Sequence[Site], tokens: int, dtype: torch.dtype, limit: int) -> int:
@@ -94,7 +116,7 @@ def depth_within(sites: Sequence[Site], tokens: int, dtype: torch.dtype, limit: 
 
 
 class Recorder:
-    """Watches forward passes of a model and adds each to :attr:`trace`.
+    """Watches forward passes of a model, batch by batch, and makes a :class:`Trace` of them.
 
     A context manager. The model must be in evaluation mode.
     """
@@ -119,11 +141,14 @@ class Recorder:
             dtype: autocast type of the passes, and type of the recorded outputs.
             may_stop: leave a pass with :exc:`StopForward` once all has been seen.
         """
-        self.trace = Trace(depth, dtype)
-        self._model = model
+        self._model, self._depth, self._dtype = model, depth, dtype
         self._blocks = [model.get_submodule(path) for path in blocks]
         recorded = [site for site in sites if site.block in blocks[:depth]]
         self._probes = {site.name: SiteProbe(model, site) for site in recorded}
+        self._outputs: dict[str, list[Tensor]] = {name: [] for name in self._probes}
+        self._hidden: list[Tensor] = []
+        self._frontier: list[Tensor] = []
+        self._batches: list[TraceBatch] = []
         self._may_stop = may_stop
         self._stops = False
         self._entered: list[Tensor] = []
@@ -165,19 +190,29 @@ class Recorder:
         else:
             calls = calls[:1] * len(self._blocks)
         hidden = entered[0]
-        valid = torch.ones(hidden.shape[:2]) if mask is None else mask
-        outputs = {
-            name: probe.sublayer_output().to(self.trace.dtype)
-            for name, probe in self._probes.items()
-        }
-        frontier = entered[self.trace.depth] if self.trace.depth < len(entered) else None
-        self.trace.batches.append(TraceBatch(hidden, frontier, valid.bool(), tuple(calls), outputs))
+        valid = torch.ones(hidden.shape[:2], dtype=torch.bool) if mask is None else mask.bool()
+        rows = None if bool(valid.all()) else valid.flatten().nonzero().flatten().to(hidden.device)
+        start = self._batches[-1].span.stop if self._batches else 0
+        batch = TraceBatch(valid, rows, start, tuple(calls))
+        self._batches.append(batch)
+        self._hidden.append(batch.pack(hidden))
+        if self._depth < len(entered):
+            self._frontier.append(batch.pack(entered[self._depth]))
+        for name, probe in self._probes.items():
+            self._outputs[name].append(batch.pack(probe.sublayer_output()).to(self._dtype))
+
+    def trace(self) -> Trace:
+        """Everything kept so far; empties the recorder."""
+        outputs = {name: torch.cat(self._outputs.pop(name)) for name in list(self._outputs)}
+        frontier = torch.cat(self._frontier) if self._frontier else None
+        hidden = torch.cat(self._hidden)
+        return Trace(self._depth, self._dtype, tuple(self._batches), hidden, frontier, outputs)
 
     def _note(self, block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         hidden, call = _split_call(args, kwargs)
         self._entered.append(hidden.detach())
         self._calls.append(call)
-        if self._stops and len(self._entered) > self.trace.depth:
+        if self._stops and len(self._entered) > self._depth:
             raise StopForward
 
 
@@ -208,7 +243,7 @@ def record(
             except StopForward:
                 pass
             recorder.keep(batch.get("attention_mask"))
-    return recorder.trace
+    return recorder.trace()
 
 
 def _split_call(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Tensor, BlockCall]:

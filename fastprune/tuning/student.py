@@ -1,89 +1,153 @@
-"""The pruned model on its way through the layers: one forward pass, halted at every site.
+"""The pruned model on its way through its blocks: one forward pass, halted at every site.
 
-A pass goes as far as the input of a projection, waits there until the projection is solved, and
-goes on. What it has reached is kept as long as it fits into memory; beyond that, the way is gone
-again from the start of the block.
+Attention is the only part of a block where tokens meet. It runs batch by batch; from the input of
+its output projection on, tokens go on side by side, unpadded and whatever sample they are of, as
+far as the next projection, and wait there until it is solved.
 """
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import ExitStack
+from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 
-from fastprune.calibration.trace import Trace
-from fastprune.device import autocast, device_of, held_bytes
-from fastprune.structure import Declaration, Site
+from fastprune.calibration.trace import BlockCall, Trace
+from fastprune.device import autocast, batch_tokens, device_of, held_bytes
+from fastprune.structure import Site, find_sites
 from fastprune.structure.declaration import anatomy
 from fastprune.structure.probe import SiteProbe
 from fastprune.tuning.replay import known_input, run_block
 
+# Tokens that wait together: enough for efficient sums, few enough to stay in the caches.
+_SPAN = 4096
+
+
+@dataclass(frozen=True)
+class Halt:
+    """Tokens that wait at a projection.
+
+    Attributes:
+        span: which of all tokens.
+        x: input of the projection, [span, columns].
+        residual: what its output is added to, [span, outputs].
+    """
+
+    span: slice
+    x: Tensor
+    residual: Tensor
+
 
 class Student:
-    """Walks a model through its blocks, first to last, batch by batch."""
+    """Walks a model through its blocks, first to last."""
 
     def __init__(self, model: nn.Module, trace: Trace) -> None:
         self._model, self._trace = model, trace
-        self._declaration: Declaration = anatomy(model).declaration
+        self._declaration = anatomy(model).declaration
+        self._attentions = {s.block: s for s in find_sites(model) if s.kind == "attention"}
         self._device = device_of(model)
-        self._hidden = [batch.hidden for batch in trace.batches]
-        self._passed: list[Site] = []
-        self._held = _Held(held_bytes(self._device))
+        self._piece = batch_tokens(self._device, trace.dtype)
+        self._hidden = trace.hidden.clone()
+        self._known: dict[Site, Tensor] = {}
+        self._residual = self._hidden
+        self._buffers: dict[str, _Buffer] = defaultdict(_Buffer)
 
-    def halt_at(self, site: Site) -> Iterator[tuple[Tensor, Tensor]]:
-        """Run every batch up to ``site``, which comes after those of its block halted at before.
+    def enter(self, layer: int, block: str) -> None:
+        """Take every token into a block, as far as the input of attention's output projection."""
+        self._block = self._model.get_submodule(block)
+        self._call = self._trace.batches[0].calls[layer]
+        self._known.clear()
+        site = self._attentions.get(block)
+        if site is None:
+            return
+        tokens = len(self._hidden)
+        for batch in self._trace.batches:
+            entered = batch.unpack(self._hidden[batch.span])
+            with SiteProbe(self._model, site, stop=True) as probe:
+                self._run(entered, batch.calls[layer])
+            x = self._buffers["attention"].take(tokens, site.columns, probe.input)
+            residual = self._buffers["residual"].take(tokens, site.outputs, probe.residual)
+            x[batch.span] = batch.pack(probe.input)
+            residual[batch.span] = batch.pack(probe.residual)
+        self._known[site], self._residual = x, residual
 
-        Yields:
-            per batch, the input of the projection and the residual stream its output is added to:
-            [samples, tokens, columns] and [samples, tokens, outputs].
+    def narrow(self, rows: Tensor) -> None:
+        """Follow some tokens alone, for the rest of the block that has been entered.
+
+        Args:
+            rows: int64, which of all tokens.
         """
-        for i in range(len(self._hidden)):
-            with self._on_the_way(i, site.block), SiteProbe(self._model, site, stop=True) as probe:
-                self._run(i, site.layer, site.block)
-            self._held.put((i, site.name), probe.input)
-            yield probe.input, probe.residual
-        self._passed.append(site)
+        self._hidden = self._hidden.index_select(0, rows)
+        self._residual = self._residual.index_select(0, rows)
+        self._known = {site: x.index_select(0, rows) for site, x in self._known.items()}
 
-    def leave(self, layer: int, block: str) -> None:
-        """Run every batch through the rest of a block."""
-        for i in range(len(self._hidden)):
-            with self._on_the_way(i, block):
-                self._hidden[i] = self._run(i, layer, block)
-        self._passed.clear()
-        self._held.clear()
+    def halts(self, site: Site) -> Iterator[Halt]:
+        """Take the tokens to a site of the block that has been entered, many at a time.
 
-    def _run(self, i: int, layer: int, block: str) -> Tensor:
-        call = self._trace.batches[i].calls[layer]
-        return run_block(self._model.get_submodule(block), self._hidden[i], call)
+        What is yielded is overwritten by the next halt.
+        """
+        tokens = len(self._hidden)
+        spans = _cut(slice(0, tokens), _SPAN)
+        if site in self._known:
+            for span in spans:
+                yield Halt(span, self._known[site][span], self._residual[span])
+            return
+        fits = tokens * site.columns * self._trace.dtype.itemsize <= held_bytes(self._device)
+        for span in spans:
+            for piece in _cut(span, self._piece):
+                with SiteProbe(self._model, site, stop=True) as probe:
+                    self._go_on(piece)
+                rows = tokens if fits else min(_SPAN, tokens)
+                x = self._buffers["ffn"].take(rows, site.columns, probe.input)
+                residual = self._buffers["span"].take(_SPAN, site.outputs, probe.residual)
+                here = piece if fits else _shifted(piece, span.start)
+                x[here] = probe.input.flatten(0, -2)
+                residual[_shifted(piece, span.start)] = probe.residual.flatten(0, -2)
+            count = span.stop - span.start
+            yield Halt(span, x[span] if fits else x[:count], residual[:count])
+        if fits:
+            self._known[site] = x
 
-    def _on_the_way(self, i: int, block: str) -> ExitStack:
-        """Skip what batch ``i`` has behind it in this block."""
-        stack = ExitStack()
-        stack.enter_context(autocast(self._device, self._trace.dtype))
-        for site in self._passed:
-            x = self._held.get((i, site.name))
-            if x is not None and site.units:
-                stack.enter_context(known_input(self._model, self._declaration, site, x))
-        return stack
+    def leave(self) -> None:
+        """Take every token through the rest of the block."""
+        for piece in _cut(slice(0, len(self._hidden)), self._piece):
+            self._hidden[piece] = self._go_on(piece)[0]
+
+    def _go_on(self, piece: slice) -> Tensor:
+        """Run tokens through the block, from the last projection whose input is known."""
+        with ExitStack() as stack:
+            for site, x in self._known.items():
+                if site.units:
+                    given = known_input(self._model, self._declaration, site, x[piece][None])
+                    stack.enter_context(given)
+            return self._run(self._hidden[piece][None], self._call)
+
+    def _run(self, hidden: Tensor, call: BlockCall) -> Tensor:
+        with autocast(self._device, self._trace.dtype):
+            return run_block(self._block, hidden, call)
 
 
-class _Held:
-    """Keeps tensors up to a number of bytes; what does not fit is not kept."""
+def _cut(span: slice, step: int) -> list[slice]:
+    starts = range(span.start, span.stop, step)
+    return [slice(start, min(start + step, span.stop)) for start in starts]
 
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
-        self._left = limit
-        self._tensors: dict[tuple[int, str], Tensor] = {}
 
-    def put(self, key: tuple[int, str], tensor: Tensor) -> None:
-        if tensor.nbytes <= self._left:
-            self._left -= tensor.nbytes
-            self._tensors[key] = tensor
+def _shifted(span: slice, start: int) -> slice:
+    return slice(span.start - start, span.stop - start)
 
-    def get(self, key: tuple[int, str]) -> Tensor | None:
-        return self._tensors.get(key)
 
-    def clear(self) -> None:
-        self._tensors.clear()
-        self._left = self._limit
+class _Buffer:
+    """Memory that serves one layer after another: fresh pages would cost more than the copies."""
+
+    def __init__(self) -> None:
+        self._flat = torch.empty(0)
+
+    def take(self, rows: int, columns: int, like: Tensor) -> Tensor:
+        """[rows, columns] of the type of ``like``; still holds what an equal call was given."""
+        size = rows * columns
+        if len(self._flat) < size or self._flat.dtype != like.dtype:
+            self._flat = like.new_empty(size)
+        return self._flat[:size].view(rows, columns)

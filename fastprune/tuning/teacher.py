@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import ExitStack
 
+import torch
 from torch import Tensor, nn
 
 from fastprune.calibration.trace import Trace
@@ -13,32 +14,33 @@ from fastprune.structure import Site
 from fastprune.structure.probe import SiteProbe
 from fastprune.tuning.replay import run_block
 
-Targets = dict[str, list[Tensor]]
-"""Per site, the sublayer's outputs: one [samples, tokens, outputs] per batch."""
-
 
 class Teacher:
-    """Walks a model through its layers, first to last."""
+    """Walks a model through its blocks, first to last."""
 
     def __init__(self, model: nn.Module, trace: Trace) -> None:
         self._model, self._trace = model, trace
-        self._device = device_of(model)
-        self._hidden = [batch.frontier for batch in trace.batches]
+        self._hidden = trace.frontier
 
-    def targets(self, layer: int, block: str, sites: Sequence[Site]) -> Targets:
-        """What the sublayers of ``sites``, all in ``block``, add up to: output plus residual."""
+    def targets(self, layer: int, block: str, sites: Sequence[Site]) -> dict[str, Tensor]:
+        """What the sublayers of ``sites``, all in ``block``, add up to, the residual included.
+
+        Returns:
+            by site, [tokens, outputs], the tokens of the trace.
+        """
         if layer < self._trace.depth:
-            batches = self._trace.batches
-            return {site.name: [batch.outputs[site.name] for batch in batches] for site in sites}
-        targets: Targets = {site.name: [] for site in sites}
+            return {site.name: self._trace.outputs[site.name] for site in sites}
+        assert self._hidden is not None
         module = self._model.get_submodule(block)
+        found: dict[str, list[Tensor]] = {site.name: [] for site in sites}
+        hidden = []
         with ExitStack() as stack:
-            stack.enter_context(autocast(self._device, self._trace.dtype))
+            stack.enter_context(autocast(device_of(self._model), self._trace.dtype))
             probes = [stack.enter_context(SiteProbe(self._model, site)) for site in sites]
-            for i, batch in enumerate(self._trace.batches):
-                hidden = self._hidden[i]
-                assert hidden is not None
-                self._hidden[i] = run_block(module, hidden, batch.calls[layer])
+            for batch in self._trace.batches:
+                entered = batch.unpack(self._hidden[batch.span])
+                hidden.append(batch.pack(run_block(module, entered, batch.calls[layer])))
                 for site, probe in zip(sites, probes, strict=True):
-                    targets[site.name].append(probe.sublayer_output())
-        return targets
+                    found[site.name].append(batch.pack(probe.sublayer_output()))
+        self._hidden = torch.cat(hidden)
+        return {name: torch.cat(found.pop(name)) for name in list(found)}

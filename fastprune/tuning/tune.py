@@ -10,14 +10,14 @@ from torch import Tensor, nn
 
 from fastprune.calibration.trace import Trace, record
 from fastprune.data import Samples
-from fastprune.device import autocast, batch_tokens, device_of, evaluation_mode
+from fastprune.device import batch_tokens, device_of, evaluation_mode
 from fastprune.errors import NumericalError
 from fastprune.progress import progress_bar
 from fastprune.structure import Site, find_sites, get_projection, set_projection
 from fastprune.structure.declaration import anatomy
 from fastprune.tuning.readout import Readout, find_readout, select_tokens
 from fastprune.tuning.solvers import SolveFailure, Tuner, reconstruct_weights, scale_units
-from fastprune.tuning.student import Student
+from fastprune.tuning.student import Halt, Student
 from fastprune.tuning.system import LeastSquares
 from fastprune.tuning.teacher import Teacher
 
@@ -106,22 +106,25 @@ def _tune_sites(
     blocks = anatomy(teacher).blocks
     sites = _tunable_sites(teacher, student, tuner)
     readout = find_readout(teacher, blocks[-1], samples)
-    rows = {
-        read: [_rows(read, batch.valid, device_of(student)) for batch in trace.batches]
-        for read in ("all", readout)
-    }
+    read = _read_tokens(readout, trace, device_of(student))
     leader, follower = Teacher(teacher, trace), Student(student, trace)
     for layer, block in enumerate(progress_bar("tune", blocks, enabled=progress, unit="layer")):
         last = layer == len(blocks) - 1
         here = [site for site in sites if site.block == block]
         targets = leader.targets(layer, block, here)
+        follower.enter(layer, block)
+        narrowed = False
         for site in here:
-            read = readout if last and site.kind in tuner.tuned_as_read else "all"
-            halts = zip(targets[site.name], follower.halt_at(site), rows[read], strict=True)
-            system, size = _sum_up(student, site, halts, metrics.get(site.name), trace.dtype)
-            yield _solve(student, site, system, size, tuner)
+            if last and read is not None and site.kind in tuner.tuned_as_read and not narrowed:
+                narrowed = True
+                follower.narrow(read)
+                targets = {name: target.index_select(0, read) for name, target in targets.items()}
+            target = targets[site.name]
+            metric = metrics.get(site.name)
+            system = _sum_up(student, site, follower.halts(site), target, metric)
+            yield _solve(student, site, system, target, tuner)
         if not last:
-            follower.leave(layer, block)
+            follower.leave()
 
 
 def _tunable_sites(teacher: nn.Module, student: nn.Module, tuner: Tuner) -> list[Site]:
@@ -138,52 +141,54 @@ def _tunable_sites(teacher: nn.Module, student: nn.Module, tuner: Tuner) -> list
     return sites
 
 
-def _rows(readout: Readout, valid: Tensor, device: torch.device) -> Tensor | None:
-    """Which rows of a batch's flattened tokens count: int64; None = all."""
-    chosen = select_tokens(readout, valid)
-    return None if bool(chosen.all()) else chosen.flatten().nonzero().flatten().to(device)
+def _read_tokens(readout: Readout, trace: Trace, device: torch.device) -> Tensor | None:
+    """Which tokens of a trace the task reads: int64; None = all."""
+    if readout == "all":
+        return None
+    flags = [select_tokens(readout, batch.valid)[batch.valid] for batch in trace.batches]
+    return torch.cat(flags).nonzero().flatten().to(device)
 
 
 def _sum_up(
-    student: nn.Module,
-    site: Site,
-    halts: Iterable[tuple[Tensor, tuple[Tensor, Tensor], Tensor | None]],
-    metric: Tensor | None,
-    dtype: torch.dtype,
-) -> tuple[LeastSquares, Tensor]:
-    """How far the student's sublayer is from its target, and why.
-
-    Args:
-        halts: per batch, the teacher's output, the student's input of the projection and its
-            residual stream, and the rows that count.
-
-    Returns:
-        The least-squares problem, and the sum of squares of the targets (float64 scalar).
-    """
+    student: nn.Module, site: Site, halts: Iterable[Halt], target: Tensor, metric: Tensor | None
+) -> LeastSquares:
+    """How far the student's sublayer is from its target [tokens, outputs], and why."""
     weight, bias = get_projection(student, site)
-    device = weight.device
-    system = LeastSquares(site.columns, site.outputs, device, dtype=dtype, metric=metric)
-    size = torch.zeros((), dtype=torch.float64, device=device)
-    for batch, (reached, stream), counted in halts:
-        target, x, residual = (_counted(values, counted) for values in (batch, reached, stream))
-        with autocast(device, dtype):
-            output = nn.functional.linear(x, weight, bias)
-        system.add(x, target - residual - output)
-        size += torch.linalg.vector_norm(target, dtype=torch.float32).double().square()
-    return system, size
+    system = LeastSquares(site.columns, site.outputs, weight.device, metric)
+    by_sums = False
+    for halt in halts:
+        error = target[halt.span] - halt.residual
+        if bias is not None:
+            error -= bias
+        if halt.span.start == 0:
+            by_sums = _digits_to_spare(halt.x, error, weight)
+        if not by_sums:
+            error -= nn.functional.linear(halt.x, weight.to(halt.x.dtype))
+        system.add(halt.x, error)
+    if by_sums:
+        system.subtract(weight)
+    return system
 
 
-def _counted(values: Tensor, rows: Tensor | None) -> Tensor:
-    """The tokens that count: [..., width] to [counted, width]."""
-    flat = values.flatten(0, -2)
-    return flat if rows is None else flat.index_select(0, rows)
+def _digits_to_spare(x: Tensor, wanted: Tensor, weight: Tensor) -> bool:
+    """Whether errors may be found by subtracting sums instead of token by token.
+
+    That saves a product as large as the projection's own, and as many digits as the error is
+    smaller than what is wanted. In float32 two can be spared; half types have none.
+    """
+    if x.dtype != torch.float32:
+        return False
+    size = torch.linalg.vector_norm(wanted)
+    error = torch.linalg.vector_norm(wanted - nn.functional.linear(x, weight))
+    return bool(error > 1e-2 * size)
 
 
 def _solve(
-    student: nn.Module, site: Site, system: LeastSquares, size: Tensor, tuner: Tuner
+    student: nn.Module, site: Site, system: LeastSquares, target: Tensor, tuner: Tuner
 ) -> SiteTuning:
     weight, bias = get_projection(student, site)
-    relative = float(system.error) / max(float(size), torch.finfo(torch.float64).tiny)
+    size = float(torch.linalg.vector_norm(target, dtype=torch.float32)) ** 2
+    relative = float(system.error) / max(size, torch.finfo(torch.float64).tiny)
     try:
         update = tuner.solve(site, system, weight, bias)
         set_projection(student, site, update.weight, update.bias)

@@ -9,6 +9,7 @@ from tiny_samples import samples_for, text_samples
 
 from fastprune import collect_statistics, compact, find_sites
 from fastprune.calibration.trace import Recorder, depth_within, record
+from fastprune.data.samples import model_inputs
 from fastprune.structure import get_projection
 from fastprune.structure.declaration import anatomy
 from fastprune.structure.probe import SiteProbe
@@ -29,7 +30,7 @@ def recorded(model, samples, depth):
     blocks = anatomy(model).blocks
     recorder = Recorder(model, blocks, sites=find_sites(model), depth=depth)
     collect_statistics(model, samples, batch_size=3, recorder=recorder)
-    return recorder.trace
+    return recorder.trace()
 
 
 def close(ours, theirs):
@@ -56,7 +57,7 @@ def test_a_recorded_pass_leaves_the_statistics_as_they_are(family):
     watched = collect_statistics(model, samples, recorder=recorder)
     assert torch.equal(watched.blocks, collect_statistics(model, samples).blocks)
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
-    assert not any(o.requires_grad for b in recorder.trace.batches for o in b.outputs.values())
+    assert not any(output.requires_grad for output in recorder.trace().outputs.values())
 
 
 @pytest.mark.parametrize("limit", [0, 3000])
@@ -73,22 +74,28 @@ def test_a_student_that_halts_computes_what_the_model_computes(family):
     model, samples = tiny(family).float(), samples_for(family)
     student = compact(model, random_masks(find_sites(model)))
     blocks = anatomy(student).blocks
-    calls = dict.fromkeys(blocks, 0)
     with torch.no_grad():
-        walk = Student(student, record(student, blocks, samples.batches(len(samples)), FLOAT))
-        (batch,) = samples.batches(len(samples))
-        for key in ("sample_index", "labels", "start_positions", "end_positions"):
-            batch.pop(key, None)
+        trace = record(student, blocks, samples.batches(3), FLOAT)
+        walk = Student(student, trace)
         for layer, block in enumerate(blocks):
+            walk.enter(layer, block)
             for site in (site for site in find_sites(student) if site.block == block):
-                with SiteProbe(student, site) as probe:
-                    student(**batch)
-                ((x, residual),) = walk.halt_at(site)
-                assert torch.allclose(x.view_as(probe.input), probe.input, atol=1e-5), site.name
-                assert torch.allclose(residual, probe.residual, atol=1e-5), site.name
-                calls[block] += 1
-            walk.leave(layer, block)
-    assert set(calls.values()) == {2}
+                expected = alone(student, site, samples, trace)
+                halts = list(walk.halts(site))
+                for ours, theirs in zip(("x", "residual"), expected, strict=True):
+                    found = torch.cat([getattr(halt, ours) for halt in halts])
+                    assert torch.allclose(found, theirs, atol=1e-5), (site.name, ours)
+            walk.leave()
+
+
+def alone(model, site, samples, trace):
+    """What a site sees when the whole model runs, batch by batch: its input and its residual."""
+    rows = []
+    for batch, geometry in zip(samples.batches(3), trace.batches, strict=True):
+        with SiteProbe(model, site) as probe:
+            model(**model_inputs(batch))
+        rows.append([geometry.pack(values) for values in (probe.input, probe.residual)])
+    return [torch.cat(column) for column in zip(*rows, strict=True)]
 
 
 def test_nothing_before_a_projection_is_computed_twice():
