@@ -275,9 +275,12 @@ class _Run:
         """Keeps what tuning will ask the dense model for."""
         dtype = self._settings.dtype
         limit = trace_bytes(device_of(self._dense))
-        depth = depth_within(self._sites, sum(self._samples.lengths), dtype, limit)
+        tokens = sum(self._samples.lengths)
+        depth = depth_within(self._sites, tokens, dtype, limit)
         blocks = anatomy(self._dense).blocks
-        return Recorder(self._dense, blocks, sites=self._sites, depth=depth, dtype=dtype)
+        return Recorder(
+            self._dense, blocks, sites=self._sites, depth=depth, dtype=dtype, tokens=tokens
+        )
 
     def _select(self, statistics: Statistics | None) -> list[tuple[Budget, _Masks]]:
         settings = self._settings

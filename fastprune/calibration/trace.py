@@ -129,6 +129,7 @@ class Recorder:
         sites: Sequence[Site] = (),
         depth: int = 0,
         dtype: torch.dtype = torch.float32,
+        tokens: int = 0,
         may_stop: bool = False,
     ) -> None:
         """Watch ``model``.
@@ -139,15 +140,15 @@ class Recorder:
             sites: its sites; the outputs of those in the first ``depth`` blocks are recorded.
             depth: leading blocks to record.
             dtype: autocast type of the passes, and type of the recorded outputs.
+            tokens: about how many will be seen; room is made for them at once.
             may_stop: leave a pass with :exc:`StopForward` once all has been seen.
         """
         self._model, self._depth, self._dtype = model, depth, dtype
         self._blocks = [model.get_submodule(path) for path in blocks]
         recorded = [site for site in sites if site.block in blocks[:depth]]
         self._probes = {site.name: SiteProbe(model, site) for site in recorded}
-        self._outputs: dict[str, list[Tensor]] = {name: [] for name in self._probes}
-        self._hidden: list[Tensor] = []
-        self._frontier: list[Tensor] = []
+        self._outputs = {name: _Rows(tokens) for name in self._probes}
+        self._hidden, self._frontier = _Rows(tokens), _Rows(tokens)
         self._batches: list[TraceBatch] = []
         self._may_stop = may_stop
         self._stops = False
@@ -199,14 +200,19 @@ class Recorder:
         if self._depth < len(entered):
             self._frontier.append(batch.pack(entered[self._depth]))
         for name, probe in self._probes.items():
-            self._outputs[name].append(batch.pack(probe.sublayer_output()).to(self._dtype))
+            output, residual = batch.pack(probe.output), batch.pack(probe.residual)
+            torch.add(output, residual, out=self._outputs[name].room(residual, self._dtype))
 
     def trace(self) -> Trace:
-        """Everything kept so far; empties the recorder."""
-        outputs = {name: torch.cat(self._outputs.pop(name)) for name in list(self._outputs)}
-        frontier = torch.cat(self._frontier) if self._frontier else None
-        hidden = torch.cat(self._hidden)
-        return Trace(self._depth, self._dtype, tuple(self._batches), hidden, frontier, outputs)
+        """Everything kept so far."""
+        return Trace(
+            depth=self._depth,
+            dtype=self._dtype,
+            batches=tuple(self._batches),
+            hidden=self._hidden.filled(),
+            frontier=self._frontier.filled() if self._depth < len(self._blocks) else None,
+            outputs={name: rows.filled() for name, rows in self._outputs.items()},
+        )
 
     def _note(self, block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         hidden, call = _split_call(args, kwargs)
@@ -214,6 +220,33 @@ class Recorder:
         self._calls.append(call)
         if self._stops and len(self._entered) > self._depth:
             raise StopForward
+
+
+class _Rows:
+    """Rows that arrive a few at a time, in one piece of memory."""
+
+    def __init__(self, expected: int) -> None:
+        self._expected = expected
+        self._memory = torch.empty(0, 0)
+        self._count = 0
+
+    def append(self, rows: Tensor) -> None:
+        """Add rows [n, width]."""
+        self.room(rows, rows.dtype).copy_(rows)
+
+    def room(self, like: Tensor, dtype: torch.dtype) -> Tensor:
+        """Where the next rows are to be written, as many as ``like`` [n, width] has."""
+        start, self._count = self._count, self._count + len(like)
+        if self._count > len(self._memory):
+            size = max(self._expected, 2 * start, self._count)
+            larger = like.new_empty(size, like.shape[1], dtype=dtype)
+            if start:
+                larger[:start] = self._memory[:start]
+            self._memory = larger
+        return self._memory[start : self._count]
+
+    def filled(self) -> Tensor:
+        return self._memory[: self._count]
 
 
 @torch.no_grad()

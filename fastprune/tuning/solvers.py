@@ -142,7 +142,8 @@ def _solve(matrix: Tensor, rhs: Tensor, ridge: Tensor) -> Tensor:
         SolveFailure: the matrix is not positive definite, or something is not finite.
     """
     n = len(matrix)
-    damped = matrix + ridge * torch.eye(n, dtype=matrix.dtype, device=matrix.device)
+    damped = matrix.clone()
+    damped.diagonal().add_(ridge)
     if n <= ops.LARGEST_SYSTEM:
         solution, info = ops.block_lstsq(damped.flatten(), rhs, [n], 0.0)
     else:

@@ -46,17 +46,16 @@ class LeastSquares:
         of two of them are exact in float32.
         """
         self.rows += len(x)
-        # A constant input collects the sums.
-        wanted = torch.cat([error, error.new_ones(len(error), 1)], dim=1).to(x.dtype)
+        ones = x.new_ones(len(x), 1)
         if x.dtype == torch.float32:
             ops.gram(x, out=self.gram)
-            products = x.T @ wanted
-            self.cross += products[:, :-1]
-            self.x_sum += products[:, -1]
-            self.error_sum += x.new_ones(len(x)) @ error
+            self.cross += x.T @ error
+            self.x_sum += (ones.T @ x)[0]
+            self.error_sum += (ones.T @ error)[0]
             self.error += torch.linalg.vector_norm(error).double().square()
         else:
-            moments = ops.gram(torch.cat([x, wanted], dim=1))
+            # A constant input collects the sums.
+            moments = ops.gram(torch.cat([x, error.to(x.dtype), ones], dim=1))
             columns = x.shape[1]
             self.gram += moments[:columns, :columns]
             self.cross += moments[:columns, columns:-1]

@@ -21,6 +21,9 @@ from fastprune.tuning.student import Halt, Student
 from fastprune.tuning.system import LeastSquares
 from fastprune.tuning.teacher import Teacher
 
+# Tokens that tell how large the errors of a site are.
+_TRIED = 512
+
 TUNERS: dict[str, Tuner | None] = {
     "weights": Tuner(reconstruct_weights, emptied=True),
     "scale": Tuner(scale_units),
@@ -121,8 +124,8 @@ def _tune_sites(
                 targets = {name: target.index_select(0, read) for name, target in targets.items()}
             target = targets[site.name]
             metric = metrics.get(site.name)
-            system = _sum_up(student, site, follower.halts(site), target, metric)
-            yield _solve(student, site, system, target, tuner)
+            system, size = _sum_up(student, site, follower.halts(site), target, metric)
+            yield _solve(student, site, system, size, tuner)
         if not last:
             follower.leave()
 
@@ -151,13 +154,20 @@ def _read_tokens(readout: Readout, trace: Trace, device: torch.device) -> Tensor
 
 def _sum_up(
     student: nn.Module, site: Site, halts: Iterable[Halt], target: Tensor, metric: Tensor | None
-) -> LeastSquares:
-    """How far the student's sublayer is from its target [tokens, outputs], and why."""
+) -> tuple[LeastSquares, Tensor]:
+    """How far the student's sublayer is from its target [tokens, outputs], and why.
+
+    Returns:
+        The least-squares problem, and the sum of squares of the target (float64 scalar).
+    """
     weight, bias = get_projection(student, site)
     system = LeastSquares(site.columns, site.outputs, weight.device, metric)
+    size = torch.zeros((), dtype=torch.float64, device=weight.device)
     by_sums = False
     for halt in halts:
-        error = target[halt.span] - halt.residual
+        wanted = target[halt.span].float()
+        size += torch.linalg.vector_norm(wanted).double().square()
+        error = wanted - halt.residual.float()
         if bias is not None:
             error -= bias
         if halt.span.start == 0:
@@ -167,7 +177,7 @@ def _sum_up(
         system.add(halt.x, error)
     if by_sums:
         system.subtract(weight)
-    return system
+    return system, size
 
 
 def _digits_to_spare(x: Tensor, wanted: Tensor, weight: Tensor) -> bool:
@@ -178,17 +188,16 @@ def _digits_to_spare(x: Tensor, wanted: Tensor, weight: Tensor) -> bool:
     """
     if x.dtype != torch.float32:
         return False
-    size = torch.linalg.vector_norm(wanted)
-    error = torch.linalg.vector_norm(wanted - nn.functional.linear(x, weight))
-    return bool(error > 1e-2 * size)
+    x, wanted = x[:_TRIED], wanted[:_TRIED]
+    error = wanted - nn.functional.linear(x, weight)
+    return bool(torch.linalg.vector_norm(error) > 1e-2 * torch.linalg.vector_norm(wanted))
 
 
 def _solve(
-    student: nn.Module, site: Site, system: LeastSquares, target: Tensor, tuner: Tuner
+    student: nn.Module, site: Site, system: LeastSquares, size: Tensor, tuner: Tuner
 ) -> SiteTuning:
     weight, bias = get_projection(student, site)
-    size = float(torch.linalg.vector_norm(target, dtype=torch.float32)) ** 2
-    relative = float(system.error) / max(size, torch.finfo(torch.float64).tiny)
+    relative = float(system.error) / max(float(size), torch.finfo(torch.float64).tiny)
     try:
         update = tuner.solve(site, system, weight, bias)
         set_projection(student, site, update.weight, update.bias)
