@@ -79,6 +79,7 @@ SHARED = {
     "syrk": ["gram"],
     "syrk64": ["tuning_system"],
     "syrk_rows": ["gram"],
+    "syrk_core": ["gram"],
     "cholesky": ["block_lstsq"],
     "block_lstsq_small": ["block_lstsq"],
     "reduce": ["greedy_rearrange", "block_lstsq"],

@@ -1,7 +1,7 @@
 // nvcuda::wmma as far as the kernels use it: 16 x 16 x 16, operands of halves, f32 accumulators.
-// Every operation but fill_fragment() starts when all lanes of the warp have reached it. A lane
-// holds 8 elements of each fragment, scattered, so that nothing but these operations makes sense of
-// them.
+// Loads and products start when all lanes of the warp have reached them. A store does not wait: it
+// promises nothing about the order of the lanes' writes and what others read. A lane holds 8
+// elements of each fragment, scattered, so that nothing but these operations makes sense of them.
 #pragma once
 
 #include "../cuda_on_cpu.h"
@@ -56,7 +56,6 @@ inline void fill_fragment(fragment<accumulator, 16, 16, 16, float>& to, float va
 inline void store_matrix_sync(float* to, const fragment<accumulator, 16, 16, 16, float>& from,
                               unsigned stride, layout_t layout) {
   require_aligned(to, stride);
-  __syncwarp();
   for (unsigned e = 0; e < kElements; ++e) {
     const unsigned row = place(emulator::machine.lane(), e) / kSide;
     const unsigned column = place(emulator::machine.lane(), e) % kSide;
