@@ -65,8 +65,9 @@ def test_cpu_pipeline(benchmark, model, samples, name):
             "original's way": lambda: original.prune(model, samples, SHARE),
             "floor": floor(model, result["pruned"], samples, dtype),
         },
+        rounds=3,
     )
-    store(benchmark, name, timed)
+    store(benchmark, "cpu", name, timed)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
@@ -94,7 +95,7 @@ def test_gpu_pipeline(benchmark):
         },
         once=["original's way"],
     )
-    store(benchmark, "bfloat16", timed, peak_gib=peak)
+    store(benchmark, "cuda", "bfloat16", timed, peak_gib=peak)
 
 
 def test_search_and_rearrangement_of_ten_budgets(benchmark, model, samples):
@@ -152,9 +153,9 @@ def gradients_from_the_first_block(model: nn.Module):
         handle.remove()
 
 
-def store(benchmark: Any, dtype: str, timed: dict[str, Any], **more: float) -> None:
+def store(benchmark: Any, device: str, dtype: str, timed: dict[str, Any], **more: float) -> None:
     benchmark.extra_info.update(
-        device=str(torch.get_default_device() if not torch.cuda.is_available() else "cuda"),
+        device=device,
         threads=torch.get_num_threads(),
         dtype=dtype,
         **timed,
