@@ -276,7 +276,8 @@ class _Run:
         dtype = self._settings.dtype
         limit = trace_bytes(device_of(self._dense))
         tokens = sum(self._samples.lengths)
-        depth = depth_within(self._sites, tokens, dtype, limit)
+        # Images of a model that does not tell its number of patches: nothing is recorded.
+        depth = depth_within(self._sites, tokens, dtype, limit) if tokens else 0
         blocks = anatomy(self._dense).blocks
         return Recorder(
             self._dense, blocks, sites=self._sites, depth=depth, dtype=dtype, tokens=tokens

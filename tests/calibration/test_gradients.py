@@ -114,6 +114,18 @@ def test_a_loss_that_is_not_finite_names_its_batch():
         collect_statistics(model, text_samples("classification"), batch_size=2)
 
 
+def test_a_later_batch_that_is_not_finite_is_named_too():
+    model = tiny("bert").float()
+    samples = text_samples("classification")
+    widths = [len(sample["input_ids"]) for sample in samples.features]
+    shortest = min(range(len(widths)), key=widths.__getitem__)
+    samples.features[shortest]["input_ids"][1] = 3  # a token that no other sample has
+    model.bert.embeddings.word_embeddings.weight.data[3] = float("nan")
+    last = len(samples.groups(2)) - 1
+    with pytest.raises(NumericalError, match=rf"batch {last} is not finite \(rows \["):
+        collect_statistics(model, samples, batch_size=2)
+
+
 def test_labels_that_are_not_there_cannot_be_asked_for():
     with pytest.raises(DataError, match="no labels"):
         collect_statistics(

@@ -97,3 +97,25 @@ def test_language_model_labels_are_the_tokens_without_padding():
     valid = batch["attention_mask"] == 1
     assert torch.equal(batch["labels"][valid], batch["input_ids"][valid])
     assert (batch["labels"][~valid] == -100).all()
+
+
+@pytest.mark.parametrize("bucketed", [True, False])
+@pytest.mark.parametrize("tokens", [1, 9, 14, 1000])
+def test_batches_hold_as_many_tokens_as_they_may(tokens, bucketed):
+    samples = make()
+    groups = samples.groups(tokens=tokens, bucketed=bucketed)
+    assert sorted(p for group in groups for p in group) == list(range(len(LENGTHS)))
+    costs = [len(group) * max(LENGTHS[p] for p in group) for group in groups]
+    # A sample longer than the limit comes alone.
+    assert all(cost <= tokens or len(g) == 1 for cost, g in zip(costs, groups, strict=True))
+    following = [group[0] for group in groups[1:]]
+    for group, position in zip(groups[:-1], following, strict=True):
+        grown = [*group, position]
+        assert len(grown) * max(LENGTHS[p] for p in grown) > tokens
+
+
+def test_what_a_batch_holds_is_what_its_group_says():
+    samples = make()
+    for group, batch in zip(samples.groups(3), samples.batches(3), strict=True):
+        assert batch["sample_index"].tolist() == group
+        assert batch["attention_mask"].sum(1).tolist() == [LENGTHS[p] for p in group]
