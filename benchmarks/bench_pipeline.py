@@ -115,7 +115,7 @@ def floor(
     """One forward and backward of ``dense``, one forward of ``pruned``."""
     device = device_of(dense)
     objective = make_objective(samples.task, labelled=False, seed=0)
-    groups = samples.groups(tokens=batch_tokens(device, dtype))
+    groups = samples.groups(tokens=batch_tokens(dense, dtype))
 
     def run() -> None:
         with (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -59,13 +60,18 @@ def autocast(device: torch.device, dtype: torch.dtype) -> AbstractContextManager
     return torch.autocast(device.type, dtype=dtype)
 
 
-def batch_tokens(device: torch.device, dtype: torch.dtype = torch.float32) -> int:
+def batch_tokens(model: nn.Module, dtype: torch.dtype = torch.float32) -> int:
     """Tokens of one forward pass, where the caller leaves its size open.
 
     Enough to keep the device busy; few enough that activations stay in the caches of a CPU, or in
-    a few GiB of a GPU.
+    a few GiB of a GPU, the logits of a language model included.
     """
-    return 8192 if device.type == "cuda" else 4096 // dtype.itemsize
+    cuda = device_of(model).type == "cuda"
+    tokens = 8192 if cuda else 4096 // dtype.itemsize
+    head = getattr(model, "get_output_embeddings", lambda: None)()
+    if head is None:
+        return tokens
+    return min(tokens, max(1, (1 << 28 if cuda else 1 << 25) // len(head.weight)))
 
 
 def trace_bytes(device: torch.device) -> int:
@@ -96,15 +102,26 @@ def device_of(model: nn.Module) -> torch.device:
 
 @contextmanager
 def evaluation_mode(*models: nn.Module) -> Iterator[None]:
-    """Dropout off inside the block; every module's own training flag comes back."""
-    training = [module for model in models for module in model.modules() if module.training]
+    """Dropout off and FFNs in one piece inside the block; afterwards all is as it was."""
+    modules: list[Any] = [module for model in models for module in model.modules()]
+    training = [module for module in modules if module.training]
+    chunked = [
+        (module, module.chunk_size_feed_forward)
+        for module in modules
+        if getattr(module, "chunk_size_feed_forward", 0)
+    ]
     for model in models:
         model.eval()
+    for module, _ in chunked:
+        # In chunks a projection would be called several times a pass.
+        module.chunk_size_feed_forward = 0
     try:
         yield
     finally:
         for module in training:
             module.training = True
+        for module, size in chunked:
+            module.chunk_size_feed_forward = size
 
 
 def to_device(batch: dict[str, Tensor], device: torch.device) -> dict[str, Tensor]:

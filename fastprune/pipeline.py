@@ -14,10 +14,16 @@ from fastprune.budget import Budget, BudgetKind, Prices, parse_budget, price_sit
 from fastprune.calibration import Statistics, collect_statistics
 from fastprune.calibration.objective import Targets
 from fastprune.calibration.statistics import FisherKind
-from fastprune.calibration.trace import Recorder, Trace, depth_within
+from fastprune.calibration.trace import Recorder, Trace, depth_within, record
 from fastprune.compaction import compact, save_pretrained, uniform_kinds
 from fastprune.data import Samples
-from fastprune.device import device_of, resolve_dtype, trace_bytes
+from fastprune.device import (
+    batch_tokens,
+    device_of,
+    evaluation_mode,
+    resolve_dtype,
+    trace_bytes,
+)
 from fastprune.evaluation.latency import measure_latency
 from fastprune.evaluation.scorer import Scorer
 from fastprune.inputs import (
@@ -254,7 +260,7 @@ class _Run:
 
     def _calibrate(self) -> Statistics:
         settings = self._settings
-        recorder = self._recorder() if settings.imitates_dense else None
+        recorder = Recorder(**self._recording()) if settings.imitates_dense else None
         with self._watch.stage("calibrate"):
             statistics = collect_statistics(
                 self._dense,
@@ -271,17 +277,30 @@ class _Run:
         self._trace = None if recorder is None else recorder.trace()
         return statistics
 
-    def _recorder(self) -> Recorder:
-        """Keeps what tuning will ask the dense model for."""
+    def _recording(self) -> dict[str, Any]:
+        """What is kept of the dense model's work for tuning."""
         dtype = self._settings.dtype
-        limit = trace_bytes(device_of(self._dense))
         tokens = sum(self._samples.lengths)
-        # Images of a model that does not tell its number of patches: nothing is recorded.
-        depth = depth_within(self._sites, tokens, dtype, limit) if tokens else 0
-        blocks = anatomy(self._dense).blocks
-        return Recorder(
-            self._dense, blocks, sites=self._sites, depth=depth, dtype=dtype, tokens=tokens
-        )
+        limit = trace_bytes(device_of(self._dense))
+        return {
+            "model": self._dense,
+            "blocks": anatomy(self._dense).blocks,
+            "sites": self._sites,
+            # Images of a model that does not tell its number of patches: nothing is recorded.
+            "depth": depth_within(self._sites, tokens, dtype, limit) if tokens else 0,
+            "dtype": dtype,
+            "tokens": tokens,
+        }
+
+    def _dense_trace(self) -> Trace:
+        """What the dense model does with the samples, recorded once for all budgets."""
+        if self._trace is None:
+            settings = self._settings
+            tokens = batch_tokens(self._dense, settings.dtype)
+            batches = self._samples.batches(settings.batch_size, tokens=tokens)
+            with evaluation_mode(self._dense):
+                self._trace = record(batches=batches, **self._recording())
+        return self._trace
 
     def _select(self, statistics: Statistics | None) -> list[tuple[Budget, _Masks]]:
         settings = self._settings
@@ -372,8 +391,9 @@ class _Run:
         tuner = RELEASED_TUNER if settings.parity else TUNERS[settings.tuner]
         if tuner is None:
             return []
-        teacher, trace = self._dense, self._trace
-        if masks.teacher is not None:
+        if masks.teacher is None:
+            teacher, trace = self._dense, self._dense_trace()
+        else:
             teacher, trace = compact(self._dense, split_packed(masks.teacher, self._sites)), None
         return tune_model(
             teacher,

@@ -83,7 +83,7 @@ def collect_statistics(
     bucketed = fisher == "sample"
     if batch_size is None and not bucketed:
         batch_size = _MINI_BATCH
-    groups = samples.groups(batch_size, tokens=batch_tokens(device, dtype), bucketed=bucketed)
+    groups = samples.groups(batch_size, tokens=batch_tokens(model, dtype), bucketed=bucketed)
     with (
         watch_mask_gradients(model, sites, accumulator.moments) as gradients,
         backward_attention(device, dtype),

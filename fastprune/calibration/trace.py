@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from fastprune.data.samples import model_inputs
 from fastprune.device import autocast, device_of, to_device
+from fastprune.errors import DataError
 from fastprune.structure import Site
 from fastprune.structure.probe import SiteProbe, StopForward
 
@@ -85,7 +86,7 @@ class Trace:
         hidden: input of the first block, [tokens, hidden size].
         frontier: input of the first block that was not recorded; None past the last.
         outputs: by site, the sublayer's output, residual included and before any norm: [tokens,
-            outputs] in ``dtype``.
+            outputs] in :func:`target_dtype`.
     """
 
     depth: int
@@ -94,6 +95,25 @@ class Trace:
     hidden: Tensor
     frontier: Tensor | None
     outputs: Mapping[str, Tensor]
+
+    def check_fit(self, blocks: Sequence[str], sites: Sequence[Site]) -> None:
+        """Refuse a record of another model.
+
+        Raises:
+            DataError: other layers, or sites that were not recorded.
+        """
+        recorded = [site.name for site in sites if site.block in blocks[: self.depth]]
+        if any(len(batch.calls) != len(blocks) for batch in self.batches) or (
+            not set(recorded) <= set(self.outputs)
+        ):
+            raise DataError(
+                "this trace belongs to another model; record it again, with this model's sites"
+            )
+
+
+def target_dtype(dtype: torch.dtype) -> torch.dtype:
+    """The type sublayer outputs are kept in; float16 could not hold every residual stream."""
+    return torch.bfloat16 if dtype == torch.bfloat16 else torch.float32
 
 
 def depth_within(sites: Sequence[Site], tokens: int, dtype: torch.dtype, limit: int) -> int:
@@ -108,7 +128,7 @@ def depth_within(sites: Sequence[Site], tokens: int, dtype: torch.dtype, limit: 
     depth, left = 0, limit
     for layer in sorted({site.layer for site in sites}):
         here = [site for site in sites if site.layer == layer]
-        left -= sum(tokens * site.outputs * dtype.itemsize for site in here)
+        left -= sum(tokens * site.outputs * target_dtype(dtype).itemsize for site in here)
         if left < 0:
             break
         depth = layer + 1
@@ -139,7 +159,7 @@ class Recorder:
             blocks: paths of its Transformer layers, in order.
             sites: its sites; the outputs of those in the first ``depth`` blocks are recorded.
             depth: leading blocks to record.
-            dtype: autocast type of the passes, and type of the recorded outputs.
+            dtype: autocast type of the passes.
             tokens: about how many will be seen; room is made for them at once.
             may_stop: leave a pass with :exc:`StopForward` once all has been seen.
         """
@@ -192,25 +212,32 @@ class Recorder:
             calls = calls[:1] * len(self._blocks)
         hidden = entered[0]
         valid = torch.ones(hidden.shape[:2], dtype=torch.bool) if mask is None else mask.bool()
-        rows = None if bool(valid.all()) else valid.flatten().nonzero().flatten().to(hidden.device)
+        rows = (
+            None
+            if bool(valid.all())
+            else valid.flatten().nonzero().flatten().to(hidden.device, non_blocking=True)
+        )
         start = self._batches[-1].span.stop if self._batches else 0
         batch = TraceBatch(valid, rows, start, tuple(calls))
         self._batches.append(batch)
         self._hidden.append(batch.pack(hidden))
-        if self._depth < len(entered):
+        if 0 < self._depth < len(entered):
             self._frontier.append(batch.pack(entered[self._depth]))
+        kept = target_dtype(self._dtype)
         for name, probe in self._probes.items():
             output, residual = batch.pack(probe.output), batch.pack(probe.residual)
-            torch.add(output, residual, out=self._outputs[name].room(residual, self._dtype))
+            torch.add(output, residual, out=self._outputs[name].room(residual, kept))
 
     def trace(self) -> Trace:
         """Everything kept so far."""
+        hidden = self._hidden.filled()
+        frontier = self._frontier.filled() if self._depth else hidden
         return Trace(
             depth=self._depth,
             dtype=self._dtype,
             batches=tuple(self._batches),
-            hidden=self._hidden.filled(),
-            frontier=self._frontier.filled() if self._depth < len(self._blocks) else None,
+            hidden=hidden,
+            frontier=frontier if self._depth < len(self._blocks) else None,
             outputs={name: rows.filled() for name, rows in self._outputs.items()},
         )
 
@@ -255,20 +282,26 @@ def record(
     blocks: Sequence[str],
     batches: Iterable[dict[str, Tensor]],
     dtype: torch.dtype,
+    *,
+    sites: Sequence[Site] = (),
+    depth: int = 0,
+    tokens: int = 0,
 ) -> Trace:
-    """Record what the model feeds its blocks, running no further than it must.
+    """Record what a model does, running no further than it must.
 
     Args:
         model: in evaluation mode.
         blocks: paths of the Transformer layers, in order.
         batches: as :meth:`fastprune.data.Samples.batches` yields them.
         dtype: autocast type of the pass.
-
-    Returns:
-        A trace of depth 0.
+        sites: the model's; the outputs of those in the first ``depth`` blocks are recorded.
+        depth: leading blocks to record.
+        tokens: about how many there are.
     """
     device = device_of(model)
-    with Recorder(model, blocks, dtype=dtype, may_stop=True) as recorder:
+    with Recorder(
+        model, blocks, sites=sites, depth=depth, dtype=dtype, tokens=tokens, may_stop=True
+    ) as recorder:
         for batch in batches:
             try:
                 with autocast(device, dtype):

@@ -46,7 +46,7 @@ def predict(
         progress_bar("evaluate", total=len(samples), enabled=progress, unit="sample") as bar,
     ):
         for number, batch in enumerate(
-            samples.batches(batch_size, tokens=batch_tokens(device, dtype))
+            samples.batches(batch_size, tokens=batch_tokens(model, dtype))
         ):
             index = batch.pop("sample_index").tolist()
             batch = to_device(batch, device)

@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
 
 from fastprune.calibration.trace import BlockCall, Trace
@@ -42,14 +41,25 @@ class Halt:
 
 
 class Student:
-    """Walks a model through its blocks, first to last."""
+    """Walks a model through its blocks, first to last.
+
+    For every block in turn: :meth:`enter`, then perhaps :meth:`narrow`, :meth:`halts` for some of
+    its sites in forward order, and :meth:`leave`. A projection may change once its site's halts are
+    over.
+    """
 
     def __init__(self, model: nn.Module, trace: Trace) -> None:
+        """Start before the first block.
+
+        Args:
+            model: in evaluation mode.
+            trace: of a model with the same embeddings: what blocks are called with, and on what.
+        """
         self._model, self._trace = model, trace
         self._declaration = anatomy(model).declaration
         self._attentions = {s.block: s for s in find_sites(model) if s.kind == "attention"}
         self._device = device_of(model)
-        self._piece = batch_tokens(self._device, trace.dtype)
+        self._piece = batch_tokens(model, trace.dtype)
         self._hidden = trace.hidden.clone()
         self._known: dict[Site, Tensor] = {}
         self._residual = self._hidden
@@ -58,6 +68,7 @@ class Student:
     def enter(self, layer: int, block: str) -> None:
         """Take every token into a block, as far as the input of attention's output projection."""
         self._block = self._model.get_submodule(block)
+        # Any batch's will do: past attention, blocks use nothing but the hidden states.
         self._call = self._trace.batches[0].calls[layer]
         self._known.clear()
         site = self._attentions.get(block)
@@ -114,7 +125,11 @@ class Student:
     def leave(self) -> None:
         """Take every token through the rest of the block."""
         for piece in _cut(slice(0, len(self._hidden)), self._piece):
-            self._hidden[piece] = self._go_on(piece)[0]
+            output = self._go_on(piece)[0]
+            if output.dtype != self._hidden.dtype:
+                # Under autocast embeddings can end in a half type, and blocks in float32.
+                self._hidden = self._hidden.to(output.dtype)
+            self._hidden[piece] = output
 
     def _go_on(self, piece: slice) -> Tensor:
         """Run tokens through the block, from the last projection whose input is known."""
@@ -143,11 +158,12 @@ class _Buffer:
     """Memory that serves one layer after another: fresh pages would cost more than the copies."""
 
     def __init__(self) -> None:
-        self._flat = torch.empty(0)
+        self._flat: Tensor | None = None
 
     def take(self, rows: int, columns: int, like: Tensor) -> Tensor:
         """[rows, columns] of the type of ``like``; still holds what an equal call was given."""
         size = rows * columns
-        if len(self._flat) < size or self._flat.dtype != like.dtype:
-            self._flat = like.new_empty(size)
-        return self._flat[:size].view(rows, columns)
+        flat = self._flat
+        if flat is None or len(flat) < size or flat.dtype != like.dtype:
+            self._flat = flat = like.new_empty(size)
+        return flat[:size].view(rows, columns)

@@ -46,15 +46,18 @@ class LeastSquares:
         of two of them are exact in float32.
         """
         self.rows += len(x)
+        if x.dtype == torch.float64:
+            x, error = x.float(), error.float()
         ones = x.new_ones(len(x), 1)
-        if x.dtype == torch.float32:
+        if x.dtype == torch.float32 and x.is_cpu:
             ops.gram(x, out=self.gram)
             self.cross += x.T @ error
             self.x_sum += (ones.T @ x)[0]
             self.error_sum += (ones.T @ error)[0]
             self.error += torch.linalg.vector_norm(error).double().square()
         else:
-            # A constant input collects the sums.
+            # A constant input collects the sums. A plain product would be rounded to the half type,
+            # or to TF32 where that is switched on.
             moments = ops.gram(torch.cat([x, error.to(x.dtype), ones], dim=1))
             columns = x.shape[1]
             self.gram += moments[:columns, :columns]
@@ -75,6 +78,7 @@ class LeastSquares:
         w = weight.double()
         produced = self.gram @ w.T
         self.error += (w.T * (produced - 2 * self.cross)).sum()
+        self.error.clamp_(min=0)  # what is left of digits that cancel
         self.cross -= produced
         self.error_sum -= w @ self.x_sum
 

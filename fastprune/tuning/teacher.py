@@ -8,7 +8,7 @@ from contextlib import ExitStack
 import torch
 from torch import Tensor, nn
 
-from fastprune.calibration.trace import Trace
+from fastprune.calibration.trace import Trace, target_dtype
 from fastprune.device import autocast, device_of
 from fastprune.structure import Site
 from fastprune.structure.probe import SiteProbe
@@ -16,7 +16,7 @@ from fastprune.tuning.replay import run_block
 
 
 class Teacher:
-    """Walks a model through its blocks, first to last."""
+    """Walks a model through its blocks: :meth:`targets` is asked for every layer in turn."""
 
     def __init__(self, model: nn.Module, trace: Trace) -> None:
         self._model, self._trace = model, trace
@@ -41,6 +41,9 @@ class Teacher:
                 entered = batch.unpack(self._hidden[batch.span])
                 hidden.append(batch.pack(run_block(module, entered, batch.calls[layer])))
                 for site, probe in zip(sites, probes, strict=True):
-                    found[site.name].append(batch.pack(probe.sublayer_output()))
+                    # Rounded as in a record: how much memory there is must not change results.
+                    found[site.name].append(
+                        batch.pack(probe.sublayer_output()).to(target_dtype(self._trace.dtype))
+                    )
         self._hidden = torch.cat(hidden)
         return {name: torch.cat(found.pop(name)) for name in list(found)}

@@ -72,7 +72,8 @@ def tune(
         student: a pruned model; only its output projections change.
         samples: calibration samples; labels are not used. Padding contributes nothing.
         tuner: one of :data:`TUNERS`.
-        trace: what the teacher did with these samples, where it has been recorded already.
+        trace: what the teacher did with these samples, where it has been recorded already; batches
+            and ``dtype`` are then those of the record.
         metrics: per site, [outputs, outputs], how errors of its output are weighed by solvers
             that make use of it; plain squares where there is none.
         batch_size: samples per forward pass; by default as many as keep the device busy.
@@ -82,12 +83,17 @@ def tune(
 
     Returns:
         One entry per site visited.
+
+    Raises:
+        DataError: a trace that belongs to another model.
     """
     outcomes = []
     with evaluation_mode(teacher, student):
+        blocks = anatomy(teacher).blocks
         if trace is None:
-            batches = samples.batches(batch_size, tokens=batch_tokens(device_of(teacher), dtype))
-            trace = record(teacher, anatomy(teacher).blocks, batches, dtype)
+            batches = samples.batches(batch_size, tokens=batch_tokens(teacher, dtype))
+            trace = record(teacher, blocks, batches, dtype, tokens=sum(samples.lengths))
+        trace.check_fit(blocks, find_sites(teacher))
         for outcome in _tune_sites(
             teacher, student, samples, tuner, trace, metrics or {}, progress
         ):
@@ -184,11 +190,13 @@ def _digits_to_spare(x: Tensor, wanted: Tensor, weight: Tensor) -> bool:
     """Whether errors may be found by subtracting sums instead of token by token.
 
     That saves a product as large as the projection's own, and as many digits as the error is
-    smaller than what is wanted. In float32 two can be spared; half types have none.
+    smaller than what is wanted. In float32 two can be spared; half types have none, and on a GPU
+    the product is no cost that counts.
     """
-    if x.dtype != torch.float32:
+    if x.dtype != torch.float32 or x.is_cuda:
         return False
-    x, wanted = x[:_TRIED], wanted[:_TRIED]
+    step = max(1, len(x) // _TRIED)
+    x, wanted = x[::step], wanted[::step]
     error = wanted - nn.functional.linear(x, weight)
     return bool(torch.linalg.vector_norm(error) > 1e-2 * torch.linalg.vector_norm(wanted))
 
