@@ -22,6 +22,7 @@ from fastprune.structure.probe import SiteProbe
 from fastprune.tuning.system import LeastSquares
 
 BATCH, LAYER = 32, 3
+TOGETHER = 8  # batches, about as many tokens as wait together in a pruning run
 
 
 @pytest.mark.parametrize("kind", ["attention", "ffn"])
@@ -46,8 +47,10 @@ def test_mask_tuning(benchmark, sst2, kind, request):
 
     def ours() -> Tensor:
         system = LeastSquares(len(kept), outputs, weight.device)
-        for x, target in batches:
-            system.add(x, target - x @ weight.T)
+        for start in range(0, len(batches), TOGETHER):
+            inputs, targets = zip(*batches[start : start + TOGETHER], strict=True)
+            system.add(torch.cat(inputs), torch.cat(targets))
+        system.subtract(weight)
         a, b = ops.tuning_system(system.gram, weight, system.cross, group)
         return ops.block_lstsq(a.flatten(), b, [units], 1e-3)[0]
 

@@ -1,4 +1,4 @@
-// greedy_rearrange on the CPU: one (mask, site) pair at a time, two linear passes per step.
+// greedy_rearrange on the CPU: one (mask, site) pair at a time, one linear pass per step.
 #include "greedy_rearrange.h"
 
 #include <algorithm>
@@ -13,33 +13,55 @@ namespace {
 
 constexpr double kInfinity = std::numeric_limits<double>::infinity();
 
-FASTPRUNE_CLONES void add_row(const float* row, double sign, int64_t units, double* r) {
-  for (int64_t j = 0; j < units; ++j) r[j] += sign * static_cast<double>(row[j]);
+constexpr int64_t kLine = 16;  // floats of a cache line
+
+// r += row. Rows lie anywhere, so the next one is fetched meanwhile.
+FASTPRUNE_CLONES void add_row(const float* row, const float* next, int64_t units, double* r) {
+  for (int64_t begin = 0; begin < units; begin += kLine) {
+    __builtin_prefetch(next + begin, 0, 2);
+    const int64_t end = std::min(begin + kLine, units);
+    for (int64_t j = begin; j < end; ++j) r[j] += static_cast<double>(row[j]);
+  }
 }
 
-// cost[j] = base[j] - 2 r[j], where `base` is F_jj in M and infinity outside; returns the smallest.
-// Eight running minima, since the compiler may not reorder a single one.
-FASTPRUNE_CLONES double removal_costs(const double* base, const double* r, int64_t units,
-                                      double* cost) {
+// Units whose smallest cost is noted, so that the search for the cheapest one is short.
+constexpr int64_t kBlock = 64;
+
+// One step: r loses the row of the unit that left and gains that of the one that joins, in this
+// order; cost[j] = base[j] - 2 r[j], where `base` is F_jj in M and infinity outside. Notes the
+// smallest cost of every block, and fetches the row that joins next: which one is known.
+FASTPRUNE_CLONES void exchange(const float* leaving, const float* joining, const float* next,
+                               const double* base, int64_t units, double* r, double* cost,
+                               double* smallest) {
   constexpr int kLanes = 8;
-  double smallest[kLanes];
-  for (int k = 0; k < kLanes; ++k) smallest[k] = kInfinity;
-  int64_t j = 0;
-  for (; j + kLanes <= units; j += kLanes) {
-    for (int k = 0; k < kLanes; ++k) {
-      const double value = base[j + k] - 2.0 * r[j + k];
-      cost[j + k] = value;
-      smallest[k] = value < smallest[k] ? value : smallest[k];
+  typedef double Vector __attribute__((vector_size(64), aligned(8), may_alias));
+  typedef float Floats __attribute__((vector_size(32), aligned(4), may_alias));
+  for (int64_t begin = 0; begin < units; begin += kBlock) {
+    const int64_t end = std::min(begin + kBlock, units);
+    for (int64_t j = begin; j < end; j += kLine) __builtin_prefetch(next + j, 0, 2);
+    Vector lowest;
+    for (int k = 0; k < kLanes; ++k) lowest[k] = kInfinity;
+    int64_t j = begin;
+    for (; j + kLanes <= end; j += kLanes) {
+      const Vector gone =
+          __builtin_convertvector(*reinterpret_cast<const Floats*>(leaving + j), Vector);
+      const Vector come =
+          __builtin_convertvector(*reinterpret_cast<const Floats*>(joining + j), Vector);
+      Vector& sum = *reinterpret_cast<Vector*>(r + j);
+      sum = sum - gone + come;
+      const Vector value = *reinterpret_cast<const Vector*>(base + j) - 2.0 * sum;
+      *reinterpret_cast<Vector*>(cost + j) = value;
+      lowest = value < lowest ? value : lowest;
     }
+    double least = kInfinity;
+    for (int k = 0; k < kLanes; ++k) least = lowest[k] < least ? lowest[k] : least;
+    for (; j < end; ++j) {
+      r[j] = r[j] - static_cast<double>(leaving[j]) + static_cast<double>(joining[j]);
+      cost[j] = base[j] - 2.0 * r[j];
+      least = cost[j] < least ? cost[j] : least;
+    }
+    smallest[begin / kBlock] = least;
   }
-  for (; j < units; ++j) {
-    cost[j] = base[j] - 2.0 * r[j];
-    smallest[0] = cost[j] < smallest[0] ? cost[j] : smallest[0];
-  }
-  for (int k = 1; k < kLanes; ++k) {
-    smallest[0] = smallest[k] < smallest[0] ? smallest[k] : smallest[0];
-  }
-  return smallest[0];
 }
 
 class Rearrangement {
@@ -51,41 +73,51 @@ class Rearrangement {
         rank_(units),
         base_(units, kInfinity),
         r_(units, 0.0),
-        cost_(units) {
+        cost_(units),
+        smallest_((units + kBlock - 1) / kBlock),
+        nothing_(units, 0.0f),
+        diagonal_(units) {
+    for (int64_t j = 0; j < units; ++j) diagonal_[j] = row(j)[j];
     std::iota(order_.begin(), order_.end(), int64_t{0});
     std::stable_sort(order_.begin(), order_.end(),
-                     [&](int64_t a, int64_t b) { return diagonal(a) < diagonal(b); });
+                     [&](int64_t a, int64_t b) { return diagonal_[a] < diagonal_[b]; });
     for (int64_t i = 0; i < units; ++i) rank_[order_[i]] = i;
   }
 
   // Writes the mask with `pruned` units removed.
   void run(int64_t pruned, float* out) {
-    for (int64_t i = 0; i < units_; ++i) {
-      insert(order_[i]);
-      if (i >= pruned) remove(cheapest(order_[i]));
+    for (int64_t i = 0; i < pruned; ++i) {
+      base_[order_[i]] = diagonal_[order_[i]];
+      add_row(row(order_[i]), row(next(i)), units_, r_.data());
+    }
+    const float* leaving = nothing_.data();
+    for (int64_t i = pruned; i < units_; ++i) {
+      const int64_t joining = order_[i];
+      base_[joining] = diagonal_[joining];
+      exchange(leaving, row(joining), row(next(i)), base_.data(), units_, r_.data(), cost_.data(),
+               smallest_.data());
+      const int64_t left = cheapest(joining);
+      base_[left] = kInfinity;
+      leaving = row(left);
     }
     for (int64_t j = 0; j < units_; ++j) out[j] = base_[j] == kInfinity ? 1.0f : 0.0f;
   }
 
  private:
-  double diagonal(int64_t unit) const { return fisher_[unit * units_ + unit]; }
+  int64_t next(int64_t i) const { return order_[std::min(i + 1, units_ - 1)]; }
+  const float* row(int64_t unit) const { return fisher_ + unit * units_; }
 
-  void insert(int64_t unit) {
-    base_[unit] = diagonal(unit);
-    add_row(fisher_ + unit * units_, 1.0, units_, r_.data());
-  }
-
-  void remove(int64_t unit) {
-    base_[unit] = kInfinity;
-    add_row(fisher_ + unit * units_, -1.0, units_, r_.data());
-  }
-
-  // Units enter M once, in order, so insertion order is the rank.
-  int64_t cheapest(int64_t newest) {
-    const double smallest = removal_costs(base_.data(), r_.data(), units_, cost_.data());
+  // Units enter M once, in order, so insertion order is the rank. Where no cost compares (NaN), the
+  // newest goes.
+  int64_t cheapest(int64_t newest) const {
+    const double lowest = *std::min_element(smallest_.begin(), smallest_.end());
     int64_t best = newest;
-    for (int64_t j = 0; j < units_; ++j) {
-      if (cost_[j] == smallest && rank_[j] <= rank_[best]) best = j;
+    for (int64_t block = 0; block * kBlock < units_; ++block) {
+      if (smallest_[block] != lowest) continue;
+      const int64_t end = std::min((block + 1) * kBlock, units_);
+      for (int64_t j = block * kBlock; j < end; ++j) {
+        if (cost_[j] == lowest && rank_[j] <= rank_[best]) best = j;
+      }
     }
     return best;
   }
@@ -93,7 +125,9 @@ class Rearrangement {
   const float* fisher_;
   int64_t units_;
   std::vector<int64_t> order_, rank_;
-  std::vector<double> base_, r_, cost_;
+  std::vector<double> base_, r_, cost_, smallest_;
+  std::vector<float> nothing_;
+  std::vector<double> diagonal_;
 };
 
 }  // namespace
