@@ -27,17 +27,21 @@ def cases() -> Iterator[Case]:
         return (Case(op, *choice) for choice in product(extents, dtypes, traits))
 
     # Whole spans, units of half a span, units wider than one, and rows that no vector load fits.
-    spans = [(2, 33, 16, 16), (2, 17, 4, 64), (2, 5, 3, 130), (1, 40, 1021, 1)]
+    # The last one is long and alone, so that its tokens are split over blocks.
+    spans = [(2, 33, 16, 16), (2, 17, 4, 64), (2, 5, 3, 130), (1, 40, 1021, 1), (1, 1500, 24, 8)]
     yield from of("mask_grad", spans, _INPUTS, (), ("valid",), ("packed",), ("valid", "gaps"))
-    yield from of("fisher_outer", [(257, 49, 1), (33, 97, 5, 193)], _INPUTS, (), ("gaps",))
-    # The last one has more units than a block has threads.
-    rearranged = [(2, 0, 3), (3, 12, 7, 31), (1, 257), (1, 1100)]
+    # Few tiles of many rows are split over blocks.
+    outer = [(257, 49, 1), (33, 97, 5, 193), (2053, 12, 130)]
+    yield from of("fisher_outer", outer, _INPUTS, (), ("gaps",))
+    # 1, 2, 4, 6 and 8 units per thread, and more than fit into registers.
+    rearranged = [(2, 0, 3), (3, 12, 7, 31), (1, 257)]
+    rearranged += [(1, units) for units in (600, 1100, 2100, 3100, 4100)]
     yield from of("greedy_rearrange", rearranged, (F32,), (), ("tied",))
     chosen = [("valid", "columns"), ("columns", "sum32", "gaps")]
-    yield from of("gram", [(257, 97), (511, 193)], _INPUTS, (), *chosen)
+    yield from of("gram", [(257, 97), (511, 193), (4099, 129)], _INPUTS, (), *chosen)
     weighed = [(12, 8, 31), (97, 1, 65), (3, 67, 129)]
     yield from of("tuning_system", weighed, (*_INPUTS, F64), (), ("sum32", "gaps"))
-    systems = [(3, 12, 7, 31), (33, 64, 65), (5, 191, 192, 193), (200, 130)]
+    systems = [(3, 12, 7, 31), (70, 33, 64), (33, 64, 65), (5, 191, 192, 193), (200, 130)]
     yield from of("block_lstsq", systems, (F32, F64), ())
 
 

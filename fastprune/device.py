@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from fastprune.errors import FastpruneError
+from fastprune.structure.projection import Projection, weight_view
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -63,15 +64,17 @@ def autocast(device: torch.device, dtype: torch.dtype) -> AbstractContextManager
 def batch_tokens(model: nn.Module, dtype: torch.dtype = torch.float32) -> int:
     """Tokens of one forward pass, where the caller leaves its size open.
 
-    Enough to keep the device busy; few enough that activations stay in the caches of a CPU, or in
-    a few GiB of a GPU, the logits of a language model included.
+    Enough to keep the device busy; few enough that a CPU's caches hold the activations of a layer,
+    and that those of all layers, logits included, take little memory beside the model.
     """
     cuda = device_of(model).type == "cuda"
-    tokens = 8192 if cuda else 4096 // dtype.itemsize
-    head = getattr(model, "get_output_embeddings", lambda: None)()
-    if head is None:
-        return tokens
-    return min(tokens, max(1, (1 << 28 if cuda else 1 << 25) // len(head.weight)))
+    most = 8192 if cuda else 4096 // dtype.itemsize
+    # A backward pass keeps about two tensors for every product.
+    outputs = sum(
+        weight_view(module).shape[0] for module in model.modules() if isinstance(module, Projection)
+    )
+    bytes_per_token = 2 * outputs * dtype.itemsize
+    return max(1, min(most, (1 << 32 if cuda else 1 << 28) // max(bytes_per_token, 1)))
 
 
 def trace_bytes(device: torch.device) -> int:

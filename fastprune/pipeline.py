@@ -255,7 +255,9 @@ class _Run:
         if statistics is None and self._settings.calibrates:
             statistics = self._calibrate()
         metrics = {} if statistics is None else statistics.output_metrics()
-        for budget, masks in self._select(statistics):
+        chosen = self._select(statistics)
+        del statistics  # hundreds of MB in larger models, and all of it has been used
+        for budget, masks in chosen:
             yield self._finish(budget, masks, metrics, dense_score, tokenizer)
 
     def _calibrate(self) -> Statistics:
