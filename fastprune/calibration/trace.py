@@ -167,8 +167,8 @@ class Recorder:
         self._blocks = [model.get_submodule(path) for path in blocks]
         recorded = [site for site in sites if site.block in blocks[:depth]]
         self._probes = {site.name: SiteProbe(model, site) for site in recorded}
-        self._outputs = {name: _Rows(tokens) for name in self._probes}
-        self._hidden, self._frontier = _Rows(tokens), _Rows(tokens)
+        self._outputs = {name: Rows(tokens) for name in self._probes}
+        self._hidden, self._frontier = Rows(tokens), Rows(tokens)
         self._batches: list[TraceBatch] = []
         self._may_stop = may_stop
         self._stops = False
@@ -249,7 +249,7 @@ class Recorder:
             raise StopForward
 
 
-class _Rows:
+class Rows:
     """Rows that arrive a few at a time, in one piece of memory."""
 
     def __init__(self, expected: int) -> None:

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import ExitStack
 
-import torch
 from torch import Tensor, nn
 
-from fastprune.calibration.trace import Trace, target_dtype
+from fastprune.calibration.trace import Rows, Trace, target_dtype
 from fastprune.device import autocast, device_of
 from fastprune.structure import Site
 from fastprune.structure.probe import SiteProbe
@@ -31,19 +30,19 @@ class Teacher:
         if layer < self._trace.depth:
             return {site.name: self._trace.outputs[site.name] for site in sites}
         assert self._hidden is not None
+        tokens = len(self._hidden)
+        found = {site.name: Rows(tokens) for site in sites}
+        left = Rows(tokens)
+        # Rounded as in a record: how much memory there is must not change results.
+        dtype = target_dtype(self._trace.dtype)
         module = self._model.get_submodule(block)
-        found: dict[str, list[Tensor]] = {site.name: [] for site in sites}
-        hidden = []
         with ExitStack() as stack:
             stack.enter_context(autocast(device_of(self._model), self._trace.dtype))
             probes = [stack.enter_context(SiteProbe(self._model, site)) for site in sites]
             for batch in self._trace.batches:
                 entered = batch.unpack(self._hidden[batch.span])
-                hidden.append(batch.pack(run_block(module, entered, batch.calls[layer])))
+                left.append(batch.pack(run_block(module, entered, batch.calls[layer])))
                 for site, probe in zip(sites, probes, strict=True):
-                    # Rounded as in a record: how much memory there is must not change results.
-                    found[site.name].append(
-                        batch.pack(probe.sublayer_output()).to(target_dtype(self._trace.dtype))
-                    )
-        self._hidden = torch.cat(hidden)
-        return {name: torch.cat(found.pop(name)) for name in list(found)}
+                    found[site.name].append(batch.pack(probe.sublayer_output()).to(dtype))
+        self._hidden = left.filled()
+        return {name: rows.filled() for name, rows in found.items()}
