@@ -90,8 +90,8 @@ def held_bytes(device: torch.device) -> int:
 def backward_attention(device: torch.device, dtype: torch.dtype) -> AbstractContextManager[object]:
     """Attention kernels to use where a backward pass follows.
 
-    Backward in half precision, torch's fused kernel for CPUs is several times slower than the unfused
-    one.
+    Backward in half precision, torch's fused kernel for CPUs is several times slower than the
+    unfused one.
     """
     if device.type == "cpu" and dtype != torch.float32:
         return sdpa_kernel(SDPBackend.MATH)

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from fastprune.budget import Budget, BudgetKind, Prices, parse_budget, price_sites
 from fastprune.calibration import Statistics, collect_statistics
 from fastprune.calibration.objective import Targets
+from fastprune.calibration.recorder import Recorder, record
 from fastprune.calibration.statistics import FisherKind
-from fastprune.calibration.trace import Recorder, Trace, depth_within, record
+from fastprune.calibration.trace import Trace, depth_within
 from fastprune.compaction import compact, save_pretrained, uniform_kinds
 from fastprune.data import Samples
 from fastprune.device import (

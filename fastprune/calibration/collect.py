@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from fastprune import ops
 from fastprune.calibration.gradients import watch_mask_gradients
 from fastprune.calibration.objective import Objective, Targets, make_objective
+from fastprune.calibration.recorder import Recorder
 from fastprune.calibration.statistics import FisherKind, Statistics
-from fastprune.calibration.trace import Recorder
 from fastprune.data import Samples
 from fastprune.data.samples import model_inputs
 from fastprune.device import (

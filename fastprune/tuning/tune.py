@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from fastprune.calibration.trace import Trace, record
+from fastprune.calibration.recorder import record
+from fastprune.calibration.trace import Trace
 from fastprune.data import Samples
 from fastprune.device import batch_tokens, device_of, evaluation_mode
 from fastprune.errors import NumericalError

@@ -10,7 +10,8 @@ from tiny_models import FAMILIES, random_masks, tiny
 from tiny_samples import samples_for, text_samples
 
 from fastprune import collect_statistics, compact, find_sites
-from fastprune.calibration.trace import Recorder, depth_within, record
+from fastprune.calibration.recorder import Recorder, record
+from fastprune.calibration.trace import depth_within
 from fastprune.data.samples import model_inputs
 from fastprune.errors import DataError
 from fastprune.structure import get_projection
