@@ -88,7 +88,7 @@ def held_bytes(device: torch.device) -> int:
 
 
 def backward_attention(device: torch.device, dtype: torch.dtype) -> AbstractContextManager[object]:
-    """Attention kernels to use where a backward pass follows.
+    """Attention kernels to use where a backward pass follows, or where one was used.
 
     Backward in half precision, torch's fused kernel for CPUs is several times slower than the
     unfused one.
@@ -96,6 +96,16 @@ def backward_attention(device: torch.device, dtype: torch.dtype) -> AbstractCont
     if device.type == "cpu" and dtype != torch.float32:
         return sdpa_kernel(SDPBackend.MATH)
     return nullcontext()
+
+
+def exact_products(x: Tensor) -> bool:
+    """Whether a plain product of ``x`` is formed in its own precision.
+
+    On a GPU float32 may mean TF32, and on a CPU bfloat16, as the user has set it.
+    """
+    return (
+        x.is_cpu and x.dtype == torch.float32 and torch.get_float32_matmul_precision() != "medium"
+    )
 
 
 def device_of(model: nn.Module) -> torch.device:

@@ -166,8 +166,9 @@ def check_prunable(model: nn.Module, align: int = 1) -> None:
     if align > widest:
         raise FastpruneError(f"align {align} is wider than any FFN ({widest} filters); use less")
     for name, parameter in model.named_parameters():
-        # One that is not finite shows in the sum.
-        if not torch.isfinite(parameter.sum(dtype=torch.float32)):
+        # One that is not finite shows in the sum, and only then is looked for.
+        total = parameter.sum(dtype=torch.float32)
+        if not torch.isfinite(total) and not torch.isfinite(parameter).all():
             raise FastpruneError(
                 f"weight {name!r} holds NaN or infinite values; load an undamaged checkpoint"
             )

@@ -76,7 +76,8 @@ class Rearrangement {
         cost_(units),
         smallest_((units + kBlock - 1) / kBlock),
         nothing_(units, 0.0f),
-        diagonal_(units) {
+        diagonal_(units),
+        member_(units, false) {
     for (int64_t j = 0; j < units; ++j) diagonal_[j] = row(j)[j];
     std::iota(order_.begin(), order_.end(), int64_t{0});
     std::stable_sort(order_.begin(), order_.end(),
@@ -87,23 +88,29 @@ class Rearrangement {
   // Writes the mask with `pruned` units removed.
   void run(int64_t pruned, float* out) {
     for (int64_t i = 0; i < pruned; ++i) {
-      base_[order_[i]] = diagonal_[order_[i]];
+      enter(order_[i]);
       add_row(row(order_[i]), row(next(i)), units_, r_.data());
     }
     const float* leaving = nothing_.data();
     for (int64_t i = pruned; i < units_; ++i) {
       const int64_t joining = order_[i];
-      base_[joining] = diagonal_[joining];
+      enter(joining);
       exchange(leaving, row(joining), row(next(i)), base_.data(), units_, r_.data(), cost_.data(),
                smallest_.data());
       const int64_t left = cheapest(joining);
       base_[left] = kInfinity;
+      member_[left] = false;
       leaving = row(left);
     }
-    for (int64_t j = 0; j < units_; ++j) out[j] = base_[j] == kInfinity ? 1.0f : 0.0f;
+    for (int64_t j = 0; j < units_; ++j) out[j] = member_[j] ? 0.0f : 1.0f;
   }
 
  private:
+  void enter(int64_t unit) {
+    base_[unit] = diagonal_[unit];
+    member_[unit] = true;
+  }
+
   int64_t next(int64_t i) const { return order_[std::min(i + 1, units_ - 1)]; }
   const float* row(int64_t unit) const { return fisher_ + unit * units_; }
 
@@ -116,7 +123,7 @@ class Rearrangement {
       if (smallest_[block] != lowest) continue;
       const int64_t end = std::min((block + 1) * kBlock, units_);
       for (int64_t j = block * kBlock; j < end; ++j) {
-        if (cost_[j] == lowest && rank_[j] <= rank_[best]) best = j;
+        if (cost_[j] == lowest && member_[j] && rank_[j] <= rank_[best]) best = j;
       }
     }
     return best;
@@ -128,6 +135,7 @@ class Rearrangement {
   std::vector<double> base_, r_, cost_, smallest_;
   std::vector<float> nothing_;
   std::vector<double> diagonal_;
+  std::vector<bool> member_;
 };
 
 }  // namespace

@@ -102,18 +102,18 @@ def watch_mask_gradients(
     """
     gradients = MaskGradients(sites, output_fisher)
     frozen = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    handles = []
-    for index, site in enumerate(sites):
-        projection = model.get_submodule(site.name)
-        handles += [
-            projection.register_forward_pre_hook(
-                lambda _, args, index=index: gradients.watch(index, args)
-            ),
-            projection.register_forward_hook(
-                lambda _, args, output, index=index: gradients.watch_output(index, output)
-            ),
-        ]
+    handles: list[Any] = []
     try:
+        for index, site in enumerate(sites):
+            projection = model.get_submodule(site.name)
+            handles += [
+                projection.register_forward_pre_hook(
+                    lambda _, args, index=index: gradients.watch(index, args)
+                ),
+                projection.register_forward_hook(
+                    lambda _, args, output, index=index: gradients.watch_output(index, output)
+                ),
+            ]
         for parameter in frozen:
             parameter.requires_grad_(False)
         with evaluation_mode(model):

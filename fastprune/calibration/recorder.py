@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from fastprune.calibration.trace import BlockCall, Rows, Trace, TraceBatch, target_dtype
 from fastprune.data.samples import model_inputs
-from fastprune.device import autocast, device_of, to_device
+from fastprune.device import autocast, backward_attention, device_of, to_device
 from fastprune.structure import Site
 from fastprune.structure.probe import SiteProbe, StopForward
 
@@ -152,9 +152,10 @@ def record(
         tokens: about how many there are.
     """
     device = device_of(model)
-    with Recorder(
+    recorder = Recorder(
         model, blocks, sites=sites, depth=depth, dtype=dtype, tokens=tokens, may_stop=True
-    ) as recorder:
+    )
+    with recorder, backward_attention(device, dtype):
         for batch in batches:
             try:
                 with autocast(device, dtype):

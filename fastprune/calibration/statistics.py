@@ -163,6 +163,8 @@ class Statistics:
                 f"{path} is damaged: its blocks have shape {tuple(blocks.shape)}, expected "
                 f"({expected},) in float32; collect the statistics again"
             )
+        if not torch.isfinite(blocks).all():
+            raise CheckpointError(f"{path} holds values that are not finite; collect it again")
         return statistics
 
 

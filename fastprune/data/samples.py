@@ -79,7 +79,7 @@ class Samples:
         """Valid tokens of each sample, special tokens included."""
         if self.task == "image":
             return [self.image_tokens] * len(self)
-        return [sum(sample["attention_mask"]) for sample in self.features]
+        return [int(sum(sample["attention_mask"])) for sample in self.features]
 
     @property
     def mean_length(self) -> float:

@@ -28,7 +28,9 @@ def find_readout(model: nn.Module, last_block: str, samples: Samples) -> Readout
         last_block: path of the last Transformer layer.
         samples: at least one; the first few are run.
     """
-    few = samples.select(range(min(_SAMPLES, len(samples))))
+    # The longest: in a sample of one token, first, last and all are the same.
+    longest = sorted(range(len(samples)), key=samples.lengths.__getitem__, reverse=True)
+    few = samples.select(longest[:_SAMPLES])
     (batch,) = few.batches(_SAMPLES)
     inputs = model_inputs(to_device(batch, device_of(model)))
     seen: list[Tensor] = []
@@ -55,7 +57,7 @@ def find_readout(model: nn.Module, last_block: str, samples: Samples) -> Readout
     read = gradient.abs().sum(-1) > 0
     mask = inputs.get("attention_mask")
     valid = torch.ones_like(read) if mask is None else mask.bool()
-    if valid.shape != read.shape:
+    if valid.shape != read.shape or torch.equal(read, valid):
         return "all"
     for readout in ("first", "last"):
         if torch.equal(read, select_tokens(readout, valid)):

@@ -142,6 +142,8 @@ def _solve(matrix: Tensor, rhs: Tensor, ridge: Tensor) -> Tensor:
         SolveFailure: the matrix is not positive definite, or something is not finite.
     """
     n = len(matrix)
+    if not torch.isfinite(matrix.diagonal()).all():
+        raise SolveFailure("the calibration activations are not finite here")
     damped = matrix.clone()
     damped.diagonal().add_(ridge)
     if n <= ops.LARGEST_SYSTEM:

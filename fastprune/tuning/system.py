@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from fastprune import ops
+from fastprune.device import exact_products
 
 
 class LeastSquares:
@@ -49,15 +50,14 @@ class LeastSquares:
         if x.dtype == torch.float64:
             x, error = x.float(), error.float()
         ones = x.new_ones(len(x), 1)
-        if x.dtype == torch.float32 and x.is_cpu:
+        if exact_products(x):
             ops.gram(x, out=self.gram)
             self.cross += x.T @ error
             self.x_sum += (ones.T @ x)[0]
             self.error_sum += (ones.T @ error)[0]
             self.error += torch.linalg.vector_norm(error).double().square()
         else:
-            # A constant input collects the sums. A plain product would be rounded to the half type,
-            # or to TF32 where that is switched on.
+            # A constant input collects the sums.
             moments = ops.gram(torch.cat([x, error.to(x.dtype), ones], dim=1))
             columns = x.shape[1]
             self.gram += moments[:columns, :columns]

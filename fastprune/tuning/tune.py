@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 
 import torch
@@ -11,7 +12,13 @@ from torch import Tensor, nn
 from fastprune.calibration.recorder import record
 from fastprune.calibration.trace import Trace
 from fastprune.data import Samples
-from fastprune.device import batch_tokens, device_of, evaluation_mode
+from fastprune.device import (
+    backward_attention,
+    batch_tokens,
+    device_of,
+    evaluation_mode,
+    exact_products,
+)
 from fastprune.errors import NumericalError
 from fastprune.progress import progress_bar
 from fastprune.structure import Site, find_sites, get_projection, set_projection
@@ -89,12 +96,15 @@ def tune(
         DataError: a trace that belongs to another model.
     """
     outcomes = []
-    with evaluation_mode(teacher, student):
+    with ExitStack() as stack:
+        stack.enter_context(evaluation_mode(teacher, student))
         blocks = anatomy(teacher).blocks
         if trace is None:
             batches = samples.batches(batch_size, tokens=batch_tokens(teacher, dtype))
             trace = record(teacher, blocks, batches, dtype, tokens=sum(samples.lengths))
         trace.check_fit(blocks, find_sites(teacher))
+        # The same kernels as in a pass that was recorded on the way to a backward pass.
+        stack.enter_context(backward_attention(device_of(teacher), trace.dtype))
         for outcome in _tune_sites(
             teacher, student, samples, tuner, trace, metrics or {}, progress
         ):
@@ -194,7 +204,7 @@ def _digits_to_spare(x: Tensor, wanted: Tensor, weight: Tensor) -> bool:
     smaller than what is wanted. In float32 two can be spared; half types have none, and on a GPU
     the product is no cost that counts.
     """
-    if x.dtype != torch.float32 or x.is_cuda:
+    if not exact_products(x):
         return False
     step = max(1, len(x) // _TRIED)
     x, wanted = x[::step], wanted[::step]

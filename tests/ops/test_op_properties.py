@@ -204,3 +204,17 @@ def test_tuning_system_is_the_least_squares_problem(device: torch.device) -> Non
         b, parts @ target.flatten(), rtol=0, atol=tolerance * b.abs().max().item()
     )
     assert torch.equal(a, a.T)
+
+
+@pytest.mark.parametrize("damage", ["one", "diagonal", "elsewhere"])
+def test_rearrangement_keeps_its_count_whatever_a_block_holds(damage: str) -> None:
+    block = torch.ones(8, 8)
+    if damage == "one":
+        block[0, 0] = float("inf")
+    elif damage == "diagonal":
+        block.fill_diagonal_(float("inf"))
+    else:
+        block = torch.full((8, 8), -float("inf"))
+        block.diagonal().copy_(torch.arange(1.0, 9.0))
+    mask = torch.tensor([1.0, 0, 1, 0, 1, 0, 1, 0])
+    assert ops.greedy_rearrange(block.flatten(), [8], mask).sum() == 4

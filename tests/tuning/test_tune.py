@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from tiny_models import FAMILIES, random_masks, tiny
@@ -164,3 +166,13 @@ def test_the_masked_model_is_what_was_compacted():
     with masked(model, masks):
         expected = outputs(model, samples)
     assert torch.allclose(outputs(compact(model, masks), samples), expected, atol=1e-5)
+
+
+def test_samples_of_one_token_do_not_hide_what_is_read():
+    model = tiny("llama").float()
+    samples = text_samples("causal-lm", 8)
+    short = [{name: values[:1] for name, values in s.items()} for s in samples.features]
+    mixed = replace(samples, features=[*short[:6], *samples.features[6:]])
+    blocks = sorted({site.block for site in find_sites(model)})
+    assert find_readout(model, blocks[-1], mixed) == "all"
+    assert find_readout(model, blocks[-1], replace(samples, features=short)) == "all"
