@@ -9,6 +9,7 @@ The fine-tuned classifier in ``FASTPRUNE_ASSETS``, 2,048 samples, seed 0. Writes
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 from pathlib import Path
@@ -31,6 +32,7 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=__doc__.splitlines()[0]).parse_args()
     assets = Path(os.environ.get("FASTPRUNE_ASSETS", ROOT.parent / "shared"))
     path = str(assets / "models" / "minilm-sst2")
     model = load_pretrained(path)
