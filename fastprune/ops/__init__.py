@@ -23,12 +23,13 @@ from fastprune.ops.checks import (
     require_shape,
     row_mask,
 )
-from fastprune.ops.host import budget_search
+from fastprune.ops.host import allocate, budget_search
 from fastprune.ops.loader import native_status
 
 __all__ = [
     "LARGEST_SYSTEM",
     "ArgumentError",
+    "allocate",
     "block_lstsq",
     "budget_search",
     "fisher_outer",

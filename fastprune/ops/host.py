@@ -1,12 +1,15 @@
-"""Host code over NumPy arrays: the budget search of Kwon et al. 2022, and build information."""
+"""Host code over NumPy arrays: the budget search of Kwon et al. 2022, the allocation of a budget to
+sites, and build information."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fastprune.ops import knapsack
 from fastprune.ops.checks import require
 
 try:
@@ -64,6 +67,70 @@ def budget_search(
     require(priced, f"costs must be positive, not {head_cost} and {filter_cost}")
     search = _host.budget_search if _host is not None else _budget_search
     return search(heads, filters, head_cost, filter_cost, limits)
+
+
+def allocate(
+    errors: Sequence[NDArray[np.float64]],
+    costs: Sequence[NDArray[np.float64]],
+    budgets: NDArray[np.float64],
+) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """How much every site keeps: one option each, the least total error that a budget allows.
+
+    Minimises ``sum_s errors[s][k_s]`` subject to ``sum_s costs[s][k_s] <= budget``, up to a
+    relative 1e-9 of the budget: the multiple-choice knapsack problem (Sinha & Zoltners 1979).
+    The lower convex hull of every site's (cost, error) gives a Lagrange multiplier, a bound and a
+    first choice; a search over the options that their reduced costs leave within the gap finds the
+    best one (``csrc/host/allocate.h``). Options need be neither convex nor monotone.
+
+    Ties: an option that another of its site equals or beats in both error and cost is never
+    chosen; of equal options the lower index counts. Of several best choices the first found is
+    returned, always the same one for the same build, but with and without the native library they
+    may differ.
+
+    Args:
+        errors: ``[K_s]`` for each site ``s``: the error of every option, finite, of any sign.
+        costs: ``[K_s]`` for each site ``s``: the price of every option, finite and not negative,
+            in the unit of ``budgets``.
+        budgets: ``[B]`` what may be spent; infinity is allowed.
+
+    Returns:
+        ``(chosen [B, S] int64, exact [B] bool)``: the option of every site, -1 throughout the row
+        of a budget that even the cheapest options exceed; and whether the row is proved optimal,
+        up to 1e-12 of the sum of the absolute errors. The proof is given up where more than 2**20
+        candidates meet at one site, as the unlike costs of dense latency tables may. The row then
+        holds the best choice found, which fits, and is no worse than that of the hulls.
+
+    Raises:
+        ArgumentError: as many costs as errors are not given, a site without options, numbers that
+            are not finite, or negative costs.
+    """
+    require(
+        len(errors) == len(costs),
+        f"errors has {len(errors)} sites, costs {len(costs)}: give one array of each per site",
+    )
+    error_rows, cost_rows = (
+        [np.asarray(row, dtype=np.float64, order="C") for row in rows] for rows in (errors, costs)
+    )
+    for site, (error, cost) in enumerate(zip(error_rows, cost_rows, strict=True)):
+        require(
+            error.ndim == 1 and error.shape == cost.shape,
+            f"errors[{site}] and costs[{site}] must be one-dimensional and equally long, "
+            f"not of shapes {list(error.shape)} and {list(cost.shape)}",
+        )
+        require(len(error) > 0, f"site {site} has no options: give at least one, or leave it out")
+        require(
+            bool(np.isfinite(error).all()),
+            f"errors[{site}] must be finite: leave out options without a prediction",
+        )
+        require(
+            bool(np.isfinite(cost).all() and (cost >= 0).all()),
+            f"costs[{site}] must be finite and not negative: leave out options without a price",
+        )
+    limits = np.asarray(budgets, dtype=np.float64, order="C")
+    numbers = limits.ndim == 1 and not np.isnan(limits).any()
+    require(numbers, "budgets must be a one-dimensional array without NaN")
+    solve = _host.allocate if _host is not None else knapsack.allocate
+    return solve(error_rows, cost_rows, limits)
 
 
 _SLACK = 1e-9  # relative: a unit that exactly fits is not lost to rounding

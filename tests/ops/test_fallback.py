@@ -20,6 +20,7 @@ x = torch.randn(2, 5, 6, generator=torch.Generator().manual_seed(0))
 blocks = ops.fisher_outer(x.flatten(0, 1), [2, 4])
 system = ops.tuning_system(ops.gram(x), x[0], x.flatten(0, 1)[:6, :5].double(), 3)
 heads, filters = ops.budget_search([3.0, 1.0], [2.0, 2.0, 1.0], 2.0, 1.0, [4.0])
+chosen, exact = ops.allocate([[4.0, 3.0, 0.0], [2.0, 1.0]], [[0, 1, 2], [1, 2]], [3.0, 0.5])
 results = [
     ops.mask_grad(x, x, 2),
     blocks,
@@ -29,6 +30,8 @@ results = [
     *ops.block_lstsq(system[0].flatten(), system[1], [2], 0.1),
     torch.tensor(heads),
     torch.tensor(filters),
+    torch.tensor(chosen),
+    torch.tensor(exact),
 ]
 """
 
