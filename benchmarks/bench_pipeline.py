@@ -23,7 +23,7 @@ from transformers import BertConfig, BertForSequenceClassification
 
 from fastprune import Samples, collect_statistics, find_sites, load_pretrained, load_samples, prune
 from fastprune.budget import parse_budget, price_sites
-from fastprune.calibration.gradients import watch_mask_gradients
+from fastprune.calibration.gradients import watch_gradients
 from fastprune.calibration.objective import make_objective
 from fastprune.data.samples import model_inputs
 from fastprune.device import autocast, backward_attention, batch_tokens, device_of, to_device
@@ -120,7 +120,7 @@ def floor(
     def run() -> None:
         with (
             gradients_from_the_first_block(dense),
-            watch_mask_gradients(dense, []),
+            watch_gradients(dense, []),
             backward_attention(device, dtype),
         ):
             for group in groups:

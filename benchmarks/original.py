@@ -22,7 +22,6 @@ from torch.nn import functional as F
 from fastprune import Samples, find_sites, parse_budget
 from fastprune.budget import price_sites
 from fastprune.data.samples import model_inputs
-from fastprune.parity import staged_teacher_budget
 from fastprune.selection import search_masks
 from fastprune.structure import Site
 
@@ -56,7 +55,7 @@ def prune(model: Any, samples: Samples, share: float) -> Masks:
     importance = torch.cat([grads[site.name].square().sum(0) for site in sites])
     prices = price_sites(sites, "macs", samples.mean_length)
     budget = parse_budget(share)
-    halfway = staged_teacher_budget(budget, prices.dense)
+    halfway = budget.part_way(prices.dense, 0.5)
     found, teacher = search_masks(importance, prices, [budget, halfway])
     sizes = [site.units for site in sites]
     named = dict(zip((site.name for site in sites), found.split(sizes), strict=True))

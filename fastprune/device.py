@@ -87,6 +87,14 @@ def held_bytes(device: torch.device) -> int:
     return (1 << 30) if device.type == "cuda" else (1 << 28)
 
 
+def path_bytes(device: torch.device) -> int:
+    """How large the Grams are, in float64, of the sites whose units are removed side by side.
+
+    The removal takes about three times this.
+    """
+    return (1 << 31) if device.type == "cuda" else (1 << 28)
+
+
 def backward_attention(device: torch.device, dtype: torch.dtype) -> AbstractContextManager[object]:
     """Attention kernels to use where a backward pass follows, or where one was used.
 

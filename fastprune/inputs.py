@@ -50,7 +50,7 @@ class Reader:
 
     def calibration(self, source: Any, settings: Settings) -> Samples:
         """Draw the calibration samples."""
-        labels = settings.targets == "labels" and settings.method == "fisher"
+        labels = settings.targets == "labels" and settings.selection.calibrates
         if not settings.parity:
             return self._read(
                 source,

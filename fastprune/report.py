@@ -104,6 +104,7 @@ class Report:
     budget: str
     method: str
     tune: str
+    stages: int
     preset: str | None
     targets: str
     seed: int

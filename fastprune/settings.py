@@ -12,10 +12,11 @@ from fastprune.budget import Budget
 from fastprune.calibration.objective import Targets
 from fastprune.calibration.statistics import FisherKind
 from fastprune.errors import FastpruneError
-from fastprune.selection import METHODS
+from fastprune.selection import METHODS, Method
 from fastprune.tuning import TUNERS
 
 DEFAULT_SAMPLES = 2048
+DEFAULT_METHOD = "obs"
 TEACHERS = ("dense", "staged")
 PRESETS = ("kwon2022",)
 """Named groups of settings. ``kwon2022`` reproduces the original algorithm step for step."""
@@ -26,8 +27,9 @@ class Settings:
     """All choices of a run; see :func:`fastprune.prune` for what they mean."""
 
     budgets: tuple[Budget, ...]
-    method: str = "fisher"
+    method: str | None = None
     tune: str | None = None
+    stages: int = 1
     teacher: str = "dense"
     preset: str | None = None
     metric: str | None = None
@@ -49,7 +51,7 @@ class Settings:
     progress: bool = False
 
     def __post_init__(self) -> None:
-        _known("method", self.method, METHODS)
+        _known("method", self.method_name, METHODS)
         _known("tune", self.tuner, TUNERS)
         _known("teacher", self.teacher, TEACHERS)
         _known("fisher", self.fisher_kind, get_args(FisherKind))
@@ -60,7 +62,7 @@ class Settings:
             raise FastpruneError("no budget given; name one, such as macs=0.5")
         if len(set(map(str, self.budgets))) < len(self.budgets):
             raise FastpruneError("the same budget is given twice; name each budget once")
-        for name in ("samples", "batch_size", "align", "max_length"):
+        for name in ("samples", "batch_size", "stages", "align", "max_length"):
             value = getattr(self, name)
             if value is not None and (not isinstance(value, int) or value < 1):
                 raise FastpruneError(f"{name} must be a whole number from 1 on, got {value}")
@@ -90,14 +92,24 @@ class Settings:
         return self.tuner != "none" and not self.staged
 
     @property
-    def weighs_outputs(self) -> bool:
-        """Whether tuning measures errors by how much the loss depends on them."""
-        return self.tuner == "scale" and not self.parity
+    def method_name(self) -> str:
+        """How units are chosen, by name."""
+        return self.method or DEFAULT_METHOD
 
     @property
-    def calibrates(self) -> bool:
-        """Whether the run needs gradients of the samples."""
-        return self.method == "fisher" or self.weighs_outputs
+    def selection(self) -> Method:
+        """How units are chosen."""
+        return METHODS[self.method_name]
+
+    @property
+    def needs(self) -> dict[str, bool]:
+        """What has to be collected from the samples; see :func:`collect_statistics`."""
+        method = self.selection
+        return {
+            "mask_fisher": method.mask_fisher,
+            "output_fisher": method.moments or (self.tuner == "scale" and not self.parity),
+            "input_moments": method.moments,
+        }
 
     def resolved(self) -> Settings:
         """These settings, with what the preset prescribes.
@@ -108,10 +120,11 @@ class Settings:
         if not self.parity:
             return self
         prescribed = {
-            "method": ("fisher",),
+            "method": (None, "fisher"),
             "tune": (None, "scale"),
             "fisher": (None, "batch"),
             "rearrange": (True,),
+            "stages": (1,),
             "align": (1,),
             "uniform": (False,),
         }
@@ -121,7 +134,7 @@ class Settings:
                     f"preset {self.preset} does not go with {name}={getattr(self, name)}; leave "
                     f"{name} out"
                 )
-        return replace(self, tune="scale", fisher="batch", targets="labels")
+        return replace(self, method="fisher", tune="scale", fisher="batch", targets="labels")
 
     @property
     def tuner(self) -> str:

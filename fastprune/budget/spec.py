@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, cast, get_args
 
 from fastprune.errors import BudgetError
@@ -63,6 +63,19 @@ class Budget:
                 f"budget {self} keeps everything: the model's prunable part costs {dense:.4g}"
             )
         return self.value
+
+    def part_way(self, dense: float, fraction: float) -> Budget:
+        """A budget on the way to this one: equal fractions shrink a model by equal factors.
+
+        Args:
+            dense: the cost of the model as it is.
+            fraction: 0 is the model as it is, 1 this budget.
+        """
+        return replace(self, value=(self.limit(dense) / dense) ** fraction, relative=True)
+
+    def absolute(self, dense: float) -> Budget:
+        """The same bound as an absolute number, ``dense`` being the cost of the model as it is."""
+        return replace(self, value=self.limit(dense), relative=False)
 
 
 def parse_budget(value: Budget | str | float | Mapping[str, object]) -> Budget:

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from fastprune import ops
-from fastprune.calibration.gradients import watch_mask_gradients
+from fastprune.calibration.gradients import watch_gradients
+from fastprune.calibration.moments import Moments
 from fastprune.calibration.objective import Objective, Targets, make_objective
 from fastprune.calibration.recorder import Recorder
 from fastprune.calibration.statistics import FisherKind, Statistics
@@ -41,16 +42,18 @@ def collect_statistics(
     sites: Sequence[Site] | None = None,
     fisher: FisherKind = "sample",
     targets: Targets = "model",
-    output_fisher: bool = False,
+    mask_fisher: bool = True,
+    output_fisher: bool = True,
+    input_moments: bool = True,
     batch_size: int | None = None,
     seed: int = 0,
     dtype: torch.dtype = torch.float32,
     recorder: Recorder | None = None,
     progress: bool = False,
 ) -> Statistics:
-    """Collect the block-diagonal Fisher information of a model's masks.
+    """Collect what the methods of selection and tuning need to know about the data.
 
-    One forward and one activation-gradient backward per batch; weights are neither changed nor
+    By default all of it: the statistics then serve any method. One forward and one activation-gradient backward per batch; weights are neither changed nor
     given gradients, and dropout is off whatever mode the model is in.
 
     Args:
@@ -62,8 +65,11 @@ def collect_statistics(
             the original code does; it depends on ``batch_size``.
         targets: what losses are taken against: the ``"model"``'s own output distribution, which
             gives the true Fisher information without labels, or ``"labels"``.
-        output_fisher: also sum the second moments of the gradients at the sites' outputs, which
-            ``tune="scale"`` measures errors with: [outputs, outputs] per site.
+        mask_fisher: whether to sum the Fisher blocks of the masks, for ``method="fisher"``.
+        output_fisher: whether to sum the second moments of the gradients at the sites' outputs,
+            for ``method="obs"`` and ``tune="scale"``.
+        input_moments: whether to sum the second moments of the sites' inputs, for
+            ``method="obs"``.
         batch_size: samples per forward pass; by default as many as keep the device busy, and 32
             where ``fisher="batch"``.
         seed: of sampled targets.
@@ -79,13 +85,14 @@ def collect_statistics(
         sites = find_sites(model)
     objective = _objective(samples, targets, seed)
     device = device_of(model)
-    accumulator = _Accumulator(sites, device, output_fisher=output_fisher)
+    moments = Moments(sites, device, output_fisher=output_fisher, inputs=input_moments)
+    accumulator = _Accumulator(sites, device, masks=mask_fisher)
     bucketed = fisher == "sample"
     if batch_size is None and not bucketed:
         batch_size = _MINI_BATCH
     groups = samples.groups(batch_size, tokens=batch_tokens(model, dtype), bucketed=bucketed)
     with (
-        watch_mask_gradients(model, sites, accumulator.moments) as gradients,
+        watch_gradients(model, sites, moments, masks=mask_fisher) as gradients,
         backward_attention(device, dtype),
         recorder or nullcontext(),
     ):
@@ -103,9 +110,12 @@ def collect_statistics(
                     recorder.keep(mask)
                 # The sum, not the mean: a sample's gradient must not depend on its batch.
                 loss.sum().backward()
-            rows = gradients.take()
-            accumulator.add(rows if bucketed else rows.mean(dim=0, keepdim=True), loss, ids)
+            rows = gradients.take() if mask_fisher else None
+            if rows is not None and not bucketed:
+                rows = rows.mean(dim=0, keepdim=True)
+            accumulator.add(rows, loss, ids)
     accumulator.finish()
+    moments.check_finite()
     return Statistics(
         site_names=tuple(site.name for site in sites),
         sizes=tuple(accumulator.sizes),
@@ -115,33 +125,34 @@ def collect_statistics(
         tokens=sum(samples.lengths),
         fisher=fisher,
         targets=targets,
-        output_fisher=accumulator.moments,
+        output_fisher=moments.output_fisher,
+        input_moments=moments.inputs,
     )
 
 
 class _Accumulator:
     """Sums of outer products of gradient rows, and a watch over their being finite."""
 
-    def __init__(self, sites: Sequence[Site], device: torch.device, *, output_fisher: bool) -> None:
+    def __init__(self, sites: Sequence[Site], device: torch.device, *, masks: bool) -> None:
         self.sizes = [site.units for site in sites]
-        self.blocks = torch.zeros(sum(size * size for size in self.sizes), device=device)
-        outputs = sites[0].outputs
-        self.moments = (
-            torch.zeros(len(sites), outputs, outputs, device=device) if output_fisher else None
-        )
+        size = sum(n * n for n in self.sizes)
+        self.blocks = torch.zeros(size, device=device) if masks else None
         self.rows = 0
         self._pending: list[Tensor] = []
         self._finite: list[Tensor] = []
         self._ids: list[list[int]] = []
 
-    def add(self, rows: Tensor, loss: Tensor, ids: list[int]) -> None:
+    def add(self, rows: Tensor | None, loss: Tensor, ids: list[int]) -> None:
         """Add gradient rows [rows, units of all sites] of a batch with losses [samples]."""
-        self._finite.append(torch.isfinite(rows).all() & torch.isfinite(loss).all())
+        finite = torch.isfinite(loss).all()
+        self._finite.append(finite if rows is None else finite & torch.isfinite(rows).all())
         self._ids.append(ids)
         if len(self._ids) == 1:
             # What is wrong with every batch shows at once. The others are looked at in the end:
             # asking after each would make a GPU wait.
             self._check()
+        if rows is None:
+            return
         self._pending.append(rows)
         self.rows += len(rows)
         if sum(map(len, self._pending)) >= _ROWS_PER_UPDATE:

@@ -1,4 +1,7 @@
-"""Mask gradients of every site from one backward pass, without weight gradients."""
+"""Gradients of masks, and moments at the projections, from one backward pass.
+
+Weights get no gradients: all that is asked for are those of activations.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from fastprune import ops
+from fastprune.calibration.moments import Moments
 from fastprune.device import evaluation_mode
 from fastprune.structure.site import Site
 
@@ -17,16 +21,17 @@ from fastprune.structure.site import Site
 class MaskGradients:
     """Gradients of each sample's loss with respect to every unit's mask, at mask = 1.
 
-    Inside :func:`watch_mask_gradients`, each forward pass captures the inputs of the output
+    Inside :func:`watch_gradients`, each forward pass captures the inputs of the output
     projections, and the backward pass of a *summed* loss reduces them to one number per sample
     and unit (Kwon et al. 2022, section 4.1). No mask is ever built: with ``x`` the input,
     ``dL/dm_u = sum over tokens and the unit's columns of x * dL/dx``.
     """
 
-    def __init__(self, sites: Sequence[Site], output_fisher: Tensor | None) -> None:
-        """Watch ``sites``; add to ``output_fisher`` [sites, outputs, outputs] unless it is None."""
+    def __init__(self, sites: Sequence[Site], moments: Moments | None, *, masks: bool) -> None:
+        """Watch ``sites``, add to ``moments``, and reduce gradients of masks if asked to."""
         self._sites = sites
-        self._output_fisher = output_fisher
+        self._moments = moments
+        self._masks = masks
         self._valid: Tensor | None = None
         self._samples = 0
         self._rows: list[Tensor | None] = []
@@ -55,6 +60,8 @@ class MaskGradients:
         if not x.requires_grad:
             # With all weights frozen nothing asks for gradients yet: the graph starts here.
             x = x.detach().requires_grad_()
+        if not self._masks:
+            return (x, *args[1:])
         activations = x.detach()
 
         def reduce(gradient: Tensor) -> None:
@@ -63,15 +70,16 @@ class MaskGradients:
         x.register_hook(reduce)
         return (x, *args[1:])
 
-    def watch_output(self, index: int, output: Tensor) -> None:
+    def watch_output(self, index: int, args: tuple[Any, ...], output: Tensor) -> None:
         """Forward hook of the output projection of site ``index``."""
-        if self._output_fisher is None or not output.requires_grad:
+        moments = self._moments
+        if moments is None or not output.requires_grad:
             return
-        moments = self._output_fisher[index]
+        x = args[0].detach()
 
         def add(gradient: Tensor) -> None:
             rows = self._by_sample(gradient)
-            ops.gram(rows, valid=self._valid_of(rows), out=moments)
+            moments.add(index, self._by_sample(x), rows, self._valid_of(rows))
 
         output.register_hook(add)
 
@@ -90,17 +98,20 @@ class MaskGradients:
 
 
 @contextmanager
-def watch_mask_gradients(
-    model: nn.Module, sites: Sequence[Site], output_fisher: Tensor | None = None
+def watch_gradients(
+    model: nn.Module, sites: Sequence[Site], moments: Moments | None = None, *, masks: bool = True
 ) -> Iterator[MaskGradients]:
     """Hook a model for the duration of a ``with`` block; weights are frozen inside it.
 
-    With ``output_fisher``, float32 [sites, outputs, outputs], each backward pass also adds the
-    second moments of the gradients at the sites' outputs to it.
-
     Dropout is off inside the block. Training mode and ``requires_grad`` flags are restored.
+
+    Args:
+        model: whose forward and backward passes to watch.
+        sites: of this model.
+        moments: each backward pass adds to them.
+        masks: whether each backward pass gives gradients of masks.
     """
-    gradients = MaskGradients(sites, output_fisher)
+    gradients = MaskGradients(sites, moments, masks=masks)
     frozen = [parameter for parameter in model.parameters() if parameter.requires_grad]
     handles: list[Any] = []
     try:
@@ -111,7 +122,9 @@ def watch_mask_gradients(
                     lambda _, args, index=index: gradients.watch(index, args)
                 ),
                 projection.register_forward_hook(
-                    lambda _, args, output, index=index: gradients.watch_output(index, output)
+                    lambda _, args, output, index=index: gradients.watch_output(
+                        index, args, output
+                    )
                 ),
             ]
         for parameter in frozen:

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
+from fastprune.calibration.moments import InputMoments
+from fastprune.calibration.storage import check_shapes, read_sums, unreadable, write_sums
 from fastprune.errors import CheckpointError, DataError
 from fastprune.structure.site import Site
 
@@ -21,14 +19,15 @@ FisherKind = Literal["sample", "batch"]
 
 @dataclass(frozen=True)
 class Statistics:
-    """Block-diagonal Fisher information of the masks, summed over calibration samples.
+    """What calibration samples say about the sites of a model.
 
     Sums over disjoint samples, batches, shards or machines add up: ``a + b``.
 
     Attributes:
         site_names: sites in order; each contributes one block.
         sizes: units per site.
-        blocks: float32 [sum(sizes**2)], the flat blocks ``G_s^T G_s`` (Kwon et al. 2022, eq. 7).
+        blocks: float32 [sum(sizes**2)], the Fisher information of the masks: flat blocks
+            ``G_s^T G_s`` (Kwon et al. 2022, eq. 7); None where not collected.
         rows: number of gradient rows summed: samples, or mini-batches where ``fisher="batch"``.
         samples: number of calibration samples seen.
         tokens: number of valid tokens seen.
@@ -36,17 +35,20 @@ class Statistics:
         targets: what the losses were taken against, ``"labels"`` or the ``"model"``'s own outputs.
         output_fisher: float32 [sites, outputs, outputs], second moments of the gradients at the
             outputs of the sites' projections, summed over tokens; None where not collected.
+        input_moments: second moments of the inputs of the sites' projections; None where not
+            collected.
     """
 
     site_names: tuple[str, ...]
     sizes: tuple[int, ...]
-    blocks: torch.Tensor
+    blocks: torch.Tensor | None
     rows: int
     samples: int
     tokens: int
     fisher: FisherKind = "sample"
     targets: str = "labels"
     output_fisher: torch.Tensor | None = None
+    input_moments: InputMoments | None = None
 
     @property
     def mean_length(self) -> float:
@@ -55,6 +57,7 @@ class Statistics:
 
     def block(self, index: int) -> torch.Tensor:
         """Fisher block of site ``index``: float32 [units, units], a view."""
+        assert self.blocks is not None, "collected without mask_fisher"
         start = sum(size * size for size in self.sizes[:index])
         size = self.sizes[index]
         return self.blocks[start : start + size * size].view(size, size)
@@ -63,12 +66,21 @@ class Statistics:
         """Diagonal of every block, side by side: float32 [sum(sizes)] (Kwon et al. 2022, eq. 6)."""
         return torch.cat([self.block(i).diagonal() for i in range(len(self.sizes))])
 
-    def check_fit(self, sites: Sequence[Site], *, output_fisher: bool) -> None:
-        """Refuse statistics that were not collected on these sites.
+    def check_fit(
+        self,
+        sites: Sequence[Site],
+        *,
+        mask_fisher: bool = False,
+        output_fisher: bool = False,
+        input_moments: bool = False,
+    ) -> None:
+        """Refuse statistics that do not serve these sites.
 
         Args:
             sites: where they are to be used.
+            mask_fisher: whether ``blocks`` are needed.
             output_fisher: whether ``output_fisher`` is needed.
+            input_moments: whether ``input_moments`` are needed.
 
         Raises:
             DataError: other sites or widths, or something that was not collected.
@@ -79,10 +91,17 @@ class Statistics:
                 "these statistics belong to another model or to other widths; collect them again "
                 "with collect_statistics(model, samples)"
             )
-        if output_fisher and self.output_fisher is None:
+        needed = {
+            "mask_fisher": mask_fisher and self.blocks is None,
+            "output_fisher": output_fisher and self.output_fisher is None,
+            "input_moments": input_moments and self.input_moments is None,
+        }
+        missing = [name for name, lacks in needed.items() if lacks]
+        if missing:
             raise DataError(
-                'tune="scale" needs statistics collected with output_fisher=True; collect them '
-                "again"
+                f"these statistics were collected without {' and '.join(missing)}, which this "
+                "method needs; collect them again with "
+                f"{', '.join(f'{name}=True' for name in missing)}"
             )
 
     def output_metrics(self) -> dict[str, torch.Tensor]:
@@ -101,13 +120,16 @@ class Statistics:
         return Statistics(
             site_names=self.site_names,
             sizes=self.sizes,
-            blocks=self.blocks + other.blocks.to(self.blocks.device),
+            blocks=_sum(self.blocks, other.blocks),
             rows=self.rows + other.rows,
             samples=self.samples + other.samples,
             tokens=self.tokens + other.tokens,
             fisher=self.fisher,
             targets=self.targets,
             output_fisher=_sum(self.output_fisher, other.output_fisher),
+            input_moments=None
+            if self.input_moments is None or other.input_moments is None
+            else self.input_moments + other.input_moments,
         )
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -116,7 +138,6 @@ class Statistics:
         Raises:
             CheckpointError: the file cannot be written.
         """
-        path = Path(path)
         fields = {
             "site_names": self.site_names,
             "sizes": self.sizes,
@@ -126,16 +147,12 @@ class Statistics:
             "fisher": self.fisher,
             "targets": self.targets,
         }
-        partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-        try:
-            tensors = {"blocks": self.blocks, "output_fisher": self.output_fisher}
-            found = {name: t.cpu().contiguous() for name, t in tensors.items() if t is not None}
-            save_file(found, partial, {"fields": json.dumps(fields)})
-            os.replace(partial, path)
-        except (OSError, SafetensorError) as error:
-            raise CheckpointError(f"cannot write statistics to {path}: {error}") from error
-        finally:
-            partial.unlink(missing_ok=True)
+        inputs = self.input_moments
+        fields["columns"] = () if inputs is None else inputs.columns
+        tensors = {"blocks": self.blocks, "output_fisher": self.output_fisher}
+        if inputs is not None:
+            tensors |= {"grams": inputs.grams, "sums": inputs.sums, "seen": inputs.tokens}
+        write_sums(path, {k: v for k, v in tensors.items() if v is not None}, fields)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Statistics:
@@ -144,28 +161,34 @@ class Statistics:
         Raises:
             CheckpointError: the file is missing, damaged or not a statistics file.
         """
+        tensors, fields = read_sums(path)
         try:
-            with safe_open(path, "pt") as file:
-                fields = json.loads((file.metadata() or {})["fields"])
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            fields["site_names"] = tuple(fields["site_names"])
-            fields["sizes"] = tuple(fields["sizes"])
-            statistics = cls(**tensors, **fields)
-        except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
-            raise CheckpointError(
-                f"{path} is not a readable statistics file ({error}); collect it again with "
-                "fastprune.collect_statistics(...).save(path)"
-            ) from error
-        blocks = statistics.blocks
-        expected = sum(size * size for size in statistics.sizes)
-        if blocks.shape != (expected,) or blocks.dtype != torch.float32:
-            raise CheckpointError(
-                f"{path} is damaged: its blocks have shape {tuple(blocks.shape)}, expected "
-                f"({expected},) in float32; collect the statistics again"
+            names, sizes, columns = (
+                tuple(fields.pop(key)) for key in ("site_names", "sizes", "columns")
             )
-        if not torch.isfinite(blocks).all():
-            raise CheckpointError(f"{path} holds values that are not finite; collect it again")
-        return statistics
+            outputs = tensors["output_fisher"].shape[-1] if "output_fisher" in tensors else 0
+            shapes: dict[str, tuple[int, ...]] = {
+                "blocks": (sum(n * n for n in sizes),),
+                "output_fisher": (len(sizes), outputs, outputs),
+                "grams": (sum(n * n for n in columns),),
+                "sums": (sum(columns),),
+                "seen": (len(columns),),
+            }
+            check_shapes(path, tensors, shapes)
+            return cls(
+                names,
+                sizes,
+                tensors.get("blocks"),
+                output_fisher=tensors.get("output_fisher"),
+                input_moments=InputMoments(
+                    columns, tensors["grams"], tensors["sums"], tensors["seen"]
+                )
+                if columns
+                else None,
+                **fields,
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise CheckpointError(unreadable(path, error)) from error
 
 
 def _sum(ours: torch.Tensor | None, theirs: torch.Tensor | None) -> torch.Tensor | None:

@@ -1,5 +1,5 @@
 """The original algorithm, step for step, as the anchor to compare with."""
 
-from fastprune.parity.kwon2022 import RELEASED_TUNER, lsmr_scales, staged_teacher_budget
+from fastprune.parity.kwon2022 import RELEASED_TUNER, lsmr_scales
 
-__all__ = ["RELEASED_TUNER", "lsmr_scales", "staged_teacher_budget"]
+__all__ = ["RELEASED_TUNER", "lsmr_scales"]

@@ -8,32 +8,18 @@ The first attention sublayer is not tuned, and the first failure ends all tuning
 
 from __future__ import annotations
 
-import math
-from dataclasses import replace
-
 import numpy as np
 import torch
 from scipy.sparse.linalg import lsmr
 from torch import Tensor
 
 from fastprune import ops
-from fastprune.budget import Budget
 from fastprune.structure.site import Site
 from fastprune.tuning.solvers import SolveFailure, Tuner, Update, apply_scales
 from fastprune.tuning.system import LeastSquares
 
 # LSMR's reasons to stop that count as success: x = 0, or a solution within atol/btol.
 _LAST_SUCCESS = 2
-
-
-def staged_teacher_budget(budget: Budget, dense: float) -> Budget:
-    """The half-way budget of a two-step geometric schedule: the square root of the target share.
-
-    Args:
-        budget: the target.
-        dense: cost of the dense model.
-    """
-    return replace(budget, value=math.sqrt(budget.limit(dense) / dense), relative=True)
 
 
 def lsmr_scales(site: Site, system: LeastSquares, weight: Tensor, bias: Tensor | None) -> Update:

@@ -1,7 +1,19 @@
 """Which units stay under a budget."""
 
-from fastprune.selection.methods import METHODS, select_masks
+from fastprune.selection.chooser import Chooser
+from fastprune.selection.methods import METHODS, Method
+from fastprune.selection.paths import Paths, RemovalPath
+from fastprune.selection.ranked import Ranked
 from fastprune.selection.rearrange import rearrange_masks
 from fastprune.selection.search import search_masks
 
-__all__ = ["METHODS", "rearrange_masks", "search_masks", "select_masks"]
+__all__ = [
+    "METHODS",
+    "Chooser",
+    "Method",
+    "Paths",
+    "Ranked",
+    "RemovalPath",
+    "rearrange_masks",
+    "search_masks",
+]

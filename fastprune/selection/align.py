@@ -12,7 +12,7 @@ from torch import Tensor
 from fastprune.budget import Budget, Prices
 from fastprune.errors import BudgetError
 from fastprune.selection.packed import split_packed, unit_counts
-from fastprune.selection.search import check_reachable
+from fastprune.selection.search import check_reachable, round_up
 from fastprune.structure.site import Site, SiteKind
 
 
@@ -106,7 +106,7 @@ def uniform_masks(
             if cost <= limit and value > best_value:
                 best, best_value = counts, value
         if best is None:
-            share = np.ceil(smallest / prices.dense * 1e4) / 1e4
+            share = round_up(smallest / prices.dense)
             raise BudgetError(
                 f"budget {budget} cannot be reached by pruning {' and '.join(prunable)} units "
                 f"uniformly: the smallest is {budget.kind}={share:g}"

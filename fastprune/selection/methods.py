@@ -1,76 +1,67 @@
-"""Ways to choose units: each scores them, all share the search under a budget."""
+"""Ways to choose units, by the name users give."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
-from fastprune.budget import Budget, Prices
 from fastprune.calibration import Statistics
-from fastprune.errors import FastpruneError
-from fastprune.selection.align import align_mask, uniform_masks
-from fastprune.selection.search import search_masks
-from fastprune.structure import Site, SiteKind, get_projection
-
-METHODS = ("fisher", "magnitude", "random")
-"""Names of the selection methods. Only ``fisher`` reads the data."""
+from fastprune.selection.chooser import Chooser
+from fastprune.selection.obs import removal_paths
+from fastprune.selection.paths import Paths
+from fastprune.selection.ranked import Ranked, magnitudes, random_scores
+from fastprune.structure import Site
 
 
-def unit_importance(
-    method: str, model: nn.Module, sites: Sequence[Site], statistics: Statistics | None, seed: int
-) -> Tensor:
-    """Score every unit: float32 or float64 [units of all sites], larger = keep.
+@dataclass(frozen=True)
+class Method:
+    """A way to choose units.
 
-    ``fisher`` is the diagonal Fisher information (Kwon et al. 2022, eq. 6); ``magnitude`` the
-    squared norm of the unit's columns of the output projection; ``random`` a uniform number per
-    parameter of the unit, so that heads and filters compete on equal terms.
+    Attributes:
+        learn: find out what units are worth, from a model, its sites, the statistics (None where
+            none were asked for) and a seed.
+        mask_fisher: whether it needs the Fisher blocks of the masks.
+        moments: whether it needs the second moments at the output projections.
+        rearranges: whether masks are rearranged afterwards.
     """
-    if method == "fisher":
+
+    learn: Callable[[nn.Module, Sequence[Site], Statistics | None, int], Chooser]
+    mask_fisher: bool = False
+    moments: bool = False
+    rearranges: bool = False
+
+    @property
+    def calibrates(self) -> bool:
+        """Whether it looks at data."""
+        return self.mask_fisher or self.moments
+
+
+def _obs(plain: bool) -> Method:
+    def learn(
+        model: nn.Module, sites: Sequence[Site], statistics: Statistics | None, seed: int
+    ) -> Chooser:
         assert statistics is not None
-        return statistics.importance()
-    if method == "magnitude":
-        return torch.cat([_column_norms(model, site) for site in sites])
-    if method == "random":
-        generator = torch.Generator().manual_seed(seed)
-        return torch.cat(
-            [torch.rand(site.units, generator=generator) * site.weights_per_unit for site in sites]
-        )
-    raise FastpruneError(f"unknown method {method!r}; use {', '.join(METHODS)}")
+        return Paths(removal_paths(model, sites, statistics, plain=plain))
+
+    return Method(learn, moments=True)
 
 
-def select_masks(
-    importance: Tensor,
-    prices: Prices,
-    budgets: Sequence[Budget],
-    *,
-    align: int = 1,
-    uniform: Sequence[SiteKind] | None = None,
-) -> Tensor:
-    """Choose the units of several budgets of one kind: float32 [len(budgets), units], 1 = kept.
-
-    Args:
-        importance: [units of all sites].
-        prices: what the units cost.
-        budgets: what may be spent.
-        align: filter counts are multiples of this.
-        uniform: kinds of site that may shrink by the same count in every layer; ``None`` lets
-            layers differ.
-    """
-    if uniform is not None:
-        return uniform_masks(importance, prices, budgets, uniform, align)
-    masks = search_masks(importance, prices, budgets)
-    if align == 1:
-        return masks
-    limits = [budget.limit(prices.dense) for budget in budgets]
-    aligned = [
-        align_mask(mask, importance, prices, limit, align)
-        for mask, limit in zip(masks, limits, strict=True)
-    ]
-    return torch.stack(aligned)
+def _fisher(
+    model: nn.Module, sites: Sequence[Site], statistics: Statistics | None, seed: int
+) -> Chooser:
+    assert statistics is not None
+    return Ranked(statistics.importance())
 
 
-def _column_norms(model: nn.Module, site: Site) -> Tensor:
-    weight, _ = get_projection(model, site)
-    return weight.detach().float().square().sum(0).view(site.units, site.group).sum(1).cpu()
+METHODS = {
+    "obs": _obs(plain=False),
+    "obs-plain": _obs(plain=True),
+    "fisher": Method(_fisher, mask_fisher=True, rearranges=True),
+    "magnitude": Method(lambda model, sites, *_: Ranked(magnitudes(model, sites))),
+    "random": Method(lambda model, sites, _, seed: Ranked(random_scores(sites, seed))),
+}
+"""``obs``: structured Optimal Brain Surgeon with errors weighed by the loss; ``obs-plain``: with
+plain squares. ``fisher``: the diagonal Fisher information of the masks (Kwon et al. 2022, eq. 6),
+then rearrangement. ``magnitude`` and ``random`` are baselines that read no data."""

@@ -60,13 +60,13 @@ def check_reachable(prices: Prices, budgets: Sequence[Budget]) -> None:
     dense = prices.dense
     for budget in budgets:
         if budget.limit(dense) < smallest:
-            share = f"{budget.kind}={_round_up(smallest / dense)}"
+            share = f"{budget.kind}={round_up(smallest / dense)}"
             raise BudgetError(
                 f"budget {budget} cannot be reached: the smallest for this model is {share} "
                 f"({smallest:.4g} of {dense:.4g} {budget.kind}, one unit)"
             )
 
 
-def _round_up(share: float) -> float:
+def round_up(share: float) -> float:
     """Four decimals, never below ``share``, so that the suggestion itself is reachable."""
     return float(np.ceil(share * 1e4) / 1e4)

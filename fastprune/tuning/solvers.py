@@ -9,12 +9,10 @@ import torch
 from torch import Tensor
 
 from fastprune import ops
+from fastprune.numerics import RIDGE
 from fastprune.structure.site import Site, SiteKind
 from fastprune.tuning.system import LeastSquares
 
-# Ridge relative to the mean diagonal of the normal matrix: small enough to leave well-determined
-# directions alone, large enough for those that a few thousand tokens do not determine.
-RIDGE = 1e-2
 # Scales are damped more: the loss depends on few directions of an output, which leaves most
 # combinations of scales undetermined.
 SCALE_RIDGE = 1e-1

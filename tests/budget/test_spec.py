@@ -47,3 +47,12 @@ def test_limits():
     assert parse_budget("macs=1K").limit(2000.0) == 1000.0
     with pytest.raises(BudgetError, match="keeps everything"):
         parse_budget("macs=1K").limit(1000.0)
+
+
+def test_part_of_the_way_shrinks_by_equal_factors():
+    assert parse_budget(0.25).part_way(dense=80.0, fraction=0.5) == parse_budget(0.5)
+    assert parse_budget("macs=1K").part_way(dense=4000.0, fraction=0.5).value == 0.5
+
+
+def test_a_share_becomes_an_absolute_number():
+    assert parse_budget(0.25).absolute(dense=4000.0) == parse_budget("macs=1K")

@@ -11,7 +11,7 @@ from scipy.sparse.linalg import lsmr
 from tiny_models import tiny
 
 from fastprune import find_sites, parse_budget
-from fastprune.parity import lsmr_scales, staged_teacher_budget
+from fastprune.parity import lsmr_scales
 from fastprune.tuning.solvers import SolveFailure
 from fastprune.tuning.system import LeastSquares
 
@@ -82,8 +82,3 @@ def test_scales_out_of_proportion_are_a_failure():
     system.add(x, x @ (20 * weight).T)
     with pytest.raises(SolveFailure, match="out of all proportion"):
         lsmr_scales(site, system, weight, bias)
-
-
-def test_the_teacher_is_pruned_half_way():
-    assert staged_teacher_budget(parse_budget(0.25), dense=80.0) == parse_budget(0.5)
-    assert staged_teacher_budget(parse_budget("macs=1K"), dense=4000.0).value == 0.5

@@ -1,0 +1,78 @@
+"""Sums on disk: one safetensors file, whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from fastprune.errors import CheckpointError
+
+
+def write_sums(
+    path: str | os.PathLike[str], tensors: Mapping[str, Tensor], fields: Mapping[str, Any]
+) -> None:
+    """Write tensors and plain values to one file.
+
+    Raises:
+        CheckpointError: the file cannot be written.
+    """
+    path = Path(path)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        found = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
+        save_file(found, partial, {"fields": json.dumps(fields)})
+        os.replace(partial, path)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"cannot write statistics to {path}: {error}") from error
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def read_sums(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Read what :func:`write_sums` wrote: tensors, and plain values.
+
+    Raises:
+        CheckpointError: the file is missing, damaged or of another kind.
+    """
+    try:
+        with safe_open(path, "pt") as file:
+            fields = json.loads((file.metadata() or {})["fields"])
+            return {name: file.get_tensor(name) for name in file.keys()}, dict(fields)  # noqa: SIM118
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(unreadable(path, error)) from error
+
+
+def check_shapes(
+    path: str | os.PathLike[str],
+    tensors: Mapping[str, Tensor],
+    shapes: Mapping[str, tuple[int, ...]],
+) -> None:
+    """Refuse tensors that are not what they should be.
+
+    Raises:
+        CheckpointError: another shape or type than expected, or values that are not finite.
+    """
+    for name, tensor in tensors.items():
+        if tuple(tensor.shape) != shapes[name] or tensor.dtype not in (torch.float32, torch.int64):
+            raise CheckpointError(
+                f"{path} is damaged: its {name} have shape {tuple(tensor.shape)} in {tensor.dtype}, "
+                f"expected {shapes[name]}; collect the statistics again"
+            )
+        if not torch.isfinite(tensor).all():
+            raise CheckpointError(f"{path} holds values that are not finite; collect it again")
+
+
+def unreadable(path: str | os.PathLike[str], reason: Exception) -> str:
+    """What to say about a file that holds something else."""
+    return (
+        f"{path} is not a readable statistics file ({reason}); collect it again with "
+        "fastprune.collect_statistics(...).save(path)"
+    )

@@ -1,0 +1,335 @@
+"""One pruning run: the only module that knows the whole way."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fastprune.budget import Budget, BudgetKind, Prices, price_sites
+from fastprune.calibration import Statistics, collect_statistics
+from fastprune.calibration.recorder import Recorder, record
+from fastprune.calibration.trace import Trace, depth_within
+from fastprune.compaction import compact, uniform_kinds
+from fastprune.data import Samples
+from fastprune.device import batch_tokens, device_of, evaluation_mode, trace_bytes
+from fastprune.evaluation.latency import measure_latency
+from fastprune.evaluation.scorer import Scorer
+from fastprune.inputs import computable, restore_dtypes
+from fastprune.parity import RELEASED_TUNER
+from fastprune.report import Latency, Report, Score, Size, Stopwatch
+from fastprune.selection import Chooser, Ranked, rearrange_masks
+from fastprune.selection.packed import split_packed
+from fastprune.settings import Settings
+from fastprune.structure import Site, find_sites, layer_units
+from fastprune.structure.declaration import anatomy
+from fastprune.tuning import TUNERS, SiteTuning
+from fastprune.tuning import tune as tune_model
+
+_LATENCY_BATCH = 32
+"""Samples that latency is measured with, where no batch size is given."""
+
+
+@dataclass(frozen=True)
+class Pruned:
+    """What a run gives for one budget.
+
+    Attributes:
+        model: physically smaller and tuned.
+        masks: per site of the model handed in, float32 [units], 1 = kept.
+        report: what was promised and what was measured.
+    """
+
+    model: nn.Module
+    masks: dict[str, Tensor]
+    report: Report
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """How one budget is met: packed masks of what stays first, and of a staged teacher."""
+
+    budget: Budget
+    kept: Tensor
+    teacher: Tensor | None
+
+
+class Run:
+    """One calibration and everything derived from it."""
+
+    def __init__(
+        self,
+        given: nn.Module,
+        samples: Samples,
+        settings: Settings,
+        scorer: Scorer,
+        watch: Stopwatch,
+    ) -> None:
+        """Nothing is computed yet.
+
+        Args:
+            given: the model to prune; it is not changed.
+            samples: to calibrate with.
+            settings: resolved.
+            scorer: of the model before and after.
+            watch: which has timed what came before.
+        """
+        self._given = given
+        self._dense = computable(given)
+        self._samples = samples
+        self._settings = settings
+        self._scorer = scorer
+        self._watch = watch
+        self._sites = find_sites(given)
+        self._trace: Trace | None = None
+        self._seq_len = settings.seq_len or samples.mean_length
+
+    def results(self, statistics: Statistics | None) -> Iterator[Pruned]:
+        """Calibrate once, then prune to one budget after the other."""
+        settings = self._settings
+        if statistics is not None:
+            statistics.check_fit(self._sites, **settings.needs)
+        # Whether budgets can be met does not depend on the data: find out before reading them.
+        nothing_known = Ranked(torch.zeros(sum(site.units for site in self._sites)))
+        self._choose(nothing_known, self._sites, settings.budgets)
+        dense_score = self._scorer.dense(self._dense)
+        if statistics is None and any(settings.needs.values()):
+            recorder = Recorder(**self._recording()) if settings.imitates_dense else None
+            statistics = self._calibrate(self._dense, self._watch, recorder)
+            self._trace = None if recorder is None else recorder.trace()
+        metrics = {} if statistics is None else statistics.output_metrics()
+        plans = self._plans(statistics)
+        del statistics  # hundreds of MB in larger models, and all of it has been used
+        for plan in plans:
+            yield self._finish(plan, metrics, dense_score)
+
+    def _calibrate(
+        self, model: nn.Module, watch: Stopwatch, recorder: Recorder | None = None
+    ) -> Statistics:
+        settings = self._settings
+        with watch.stage("calibrate"):
+            return collect_statistics(
+                model,
+                self._samples,
+                fisher=settings.fisher_kind,
+                targets=settings.targets,
+                batch_size=settings.batch_size,
+                seed=settings.seed,
+                dtype=settings.dtype,
+                recorder=recorder,
+                progress=settings.progress,
+                **settings.needs,
+            )
+
+    def _recording(self) -> dict[str, Any]:
+        """What is kept of the dense model's work for tuning."""
+        dtype = self._settings.dtype
+        tokens = sum(self._samples.lengths)
+        limit = trace_bytes(device_of(self._dense))
+        return {
+            "model": self._dense,
+            "blocks": anatomy(self._dense).blocks,
+            "sites": self._sites,
+            # Images of a model that does not tell its number of patches: nothing is recorded.
+            "depth": depth_within(self._sites, tokens, dtype, limit) if tokens else 0,
+            "dtype": dtype,
+            "tokens": tokens,
+        }
+
+    def _dense_trace(self) -> Trace:
+        """What the dense model does with the samples, recorded once for all budgets."""
+        if self._trace is None:
+            settings = self._settings
+            tokens = batch_tokens(self._dense, settings.dtype)
+            batches = self._samples.batches(settings.batch_size, tokens=tokens)
+            with evaluation_mode(self._dense):
+                self._trace = record(batches=batches, **self._recording())
+        return self._trace
+
+    def _plans(self, statistics: Statistics | None) -> list[_Plan]:
+        settings = self._settings
+        budgets = [self._on_the_way(budget, 1 / settings.stages) for budget in settings.budgets]
+        with self._watch.stage("search"):
+            chooser = self._learn(self._dense, self._sites, statistics)
+            kept = self._choose(chooser, self._sites, budgets)
+            teachers: Sequence[Tensor | None] = [None] * len(budgets)
+            if settings.staged:
+                halfway = [self._on_the_way(budget, 0.5) for budget in settings.budgets]
+                teachers = self._choose(chooser, self._sites, halfway)
+        kept = self._rearrange(kept, statistics, self._watch)
+        return [_Plan(*plan) for plan in zip(settings.budgets, kept, teachers, strict=True)]
+
+    def _on_the_way(self, budget: Budget, fraction: float) -> Budget:
+        return budget.part_way(self._prices(budget.kind).dense, fraction) if fraction < 1 else budget
+
+    def _learn(
+        self, model: nn.Module, sites: Sequence[Site], statistics: Statistics | None
+    ) -> Chooser:
+        settings = self._settings
+        return settings.selection.learn(model, sites, statistics, settings.seed)
+
+    def _choose(
+        self, chooser: Chooser, sites: Sequence[Site], budgets: Sequence[Budget]
+    ) -> list[Tensor]:
+        """Packed masks of all budgets, those of one kind in one call."""
+        settings = self._settings
+        uniform = uniform_kinds(self._dense) if settings.uniform else None
+        masks: dict[Budget, Tensor] = {}
+        for kind in {budget.kind for budget in budgets}:
+            alike = [budget for budget in budgets if budget.kind == kind]
+            prices = price_sites(sites, kind, self._seq_len)
+            rows = chooser.masks(prices, alike, align=settings.align, uniform=uniform)
+            masks.update(zip(alike, rows, strict=True))
+        return [masks[budget] for budget in budgets]
+
+    def _rearrange(
+        self, masks: list[Tensor], statistics: Statistics | None, watch: Stopwatch
+    ) -> list[Tensor]:
+        settings = self._settings
+        if statistics is None or not (settings.selection.rearranges and settings.rearrange):
+            return masks
+        with watch.stage("rearrange"):
+            return list(rearrange_masks(statistics, torch.stack(masks)).cpu())
+
+    def _finish(
+        self, plan: _Plan, metrics: dict[str, Tensor], dense_score: float | None
+    ) -> Pruned:
+        settings, budget = self._settings, plan.budget
+        watch = self._watch.copy()
+        masks = split_packed(plan.kept, self._sites)
+        pruned, tuning = self._shrink(self._dense, masks, plan, metrics, watch)
+        for stage in range(2, settings.stages + 1):
+            target = self._on_the_way(budget, stage / settings.stages)
+            further = self._masks_further(pruned, target, watch)
+            pruned, tuning = self._shrink(pruned, further, plan, metrics, watch)
+            masks = _composed(masks, further)
+        if self._dense is not self._given:
+            restore_dtypes(pruned, self._given)
+        # What is handed back is what is scored, after rounding to its own type.
+        pruned_score = self._scorer.pruned(computable(pruned))
+        report = Report(
+            budget=str(budget),
+            method=settings.method_name,
+            tune=settings.tuner,
+            stages=settings.stages,
+            preset=settings.preset,
+            targets=settings.targets,
+            seed=settings.seed,
+            seq_len=self._seq_len,
+            score=Score(self._scorer.metric, dense_score, pruned_score),
+            macs=self._size("macs", pruned),
+            params=self._size("params", pruned),
+            params_total=Size(_parameters(self._given), _parameters(pruned)),
+            units=_units(pruned),
+            timing_s=watch.report(),
+            sample_ids=self._samples.ids,
+            latency_ms=self._measure(pruned) if settings.latency else None,
+            tuning={entry.site: entry.relative_error for entry in tuning},
+            warnings=_warnings(tuning, settings.parity),
+            device=str(device_of(pruned)),
+            dtype=str(settings.dtype).removeprefix("torch."),
+        )
+        return Pruned(pruned, masks, report)
+
+    def _masks_further(
+        self, pruned: nn.Module, budget: Budget, watch: Stopwatch
+    ) -> dict[str, Tensor]:
+        """Look at a pruned model again, and choose what of it a smaller budget keeps."""
+        sites = find_sites(pruned)
+        needed = any(self._settings.needs.values())
+        statistics = self._calibrate(pruned, watch) if needed else None
+        with watch.stage("search"):
+            chooser = self._learn(pruned, sites, statistics)
+            # A share is one of the model handed in.
+            target = budget.absolute(self._prices(budget.kind).dense)
+            masks = self._choose(chooser, sites, [target])
+        (mask,) = self._rearrange(masks, statistics, watch)
+        return split_packed(mask, sites)
+
+    def _shrink(
+        self,
+        model: nn.Module,
+        masks: dict[str, Tensor],
+        plan: _Plan,
+        metrics: dict[str, Tensor],
+        watch: Stopwatch,
+    ) -> tuple[nn.Module, list[SiteTuning]]:
+        """Remove what the masks do not keep, and tune what is left."""
+        with watch.stage("compact"):
+            pruned = compact(model, masks)
+        with watch.stage("tune"):
+            return pruned, self._tune(pruned, plan.teacher, metrics)
+
+    def _tune(
+        self, pruned: nn.Module, teacher_mask: Tensor | None, metrics: dict[str, Tensor]
+    ) -> list[SiteTuning]:
+        settings = self._settings
+        tuner = RELEASED_TUNER if settings.parity else TUNERS[settings.tuner]
+        if tuner is None:
+            return []
+        if teacher_mask is None:
+            teacher, trace = self._dense, self._dense_trace()
+        else:
+            teacher, trace = compact(self._dense, split_packed(teacher_mask, self._sites)), None
+        return tune_model(
+            teacher,
+            pruned,
+            self._samples,
+            tuner,
+            trace=trace,
+            metrics=metrics,
+            batch_size=settings.batch_size,
+            dtype=settings.dtype,
+            progress=settings.progress,
+        )
+
+    def _prices(self, kind: BudgetKind) -> Prices:
+        return price_sites(self._sites, kind, self._seq_len)
+
+    def _size(self, kind: BudgetKind, pruned: nn.Module) -> Size:
+        left = price_sites(find_sites(pruned), kind, self._seq_len)
+        return Size(self._prices(kind).dense, left.dense)
+
+    def _measure(self, pruned: nn.Module) -> Latency:
+        settings = self._settings
+        batch = min(settings.batch_size or _LATENCY_BATCH, len(self._samples))
+        length = max(1, round(self._samples.mean_length))
+        measured = measure_latency(
+            {"dense": self._given, "pruned": pruned},
+            batch=batch,
+            length=length,
+            dtype=settings.dtype,
+            progress=settings.progress,
+        )
+        return Latency(measured["dense"], measured["pruned"], batch, length)
+
+
+def _composed(masks: dict[str, Tensor], further: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Masks of the whole model from masks of what an earlier stage had left of it."""
+    composed = {}
+    for name, mask in masks.items():
+        composed[name] = mask.clone()
+        if name in further:
+            composed[name][mask.bool()] = further[name]
+    return composed
+
+
+def _warnings(tuning: list[SiteTuning], stops: bool) -> list[str]:
+    after = "; all tuning ends here, as in the original" if stops else ""
+    return [
+        f"{entry.site} keeps its untuned values: {entry.failure}{after}"
+        for entry in tuning
+        if entry.failure is not None
+    ]
+
+
+def _units(model: nn.Module) -> dict[str, list[int]]:
+    units = layer_units(model)
+    return {"heads": units["attention"], "filters": units["ffn"]}
+
+
+def _parameters(model: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())

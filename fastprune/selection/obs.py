@@ -1,0 +1,139 @@
+"""Structured Optimal Brain Surgeon: which units go if those that stay can make up for them.
+
+A diagonal score asks what is lost with a unit while all others stay as they are. Optimal Brain
+Surgeon (Hassibi and Stork 1992; for structures Kurtic et al. 2023, ZipLM) asks what is lost after
+the others have been re-solved by least squares. Errors of an output are measured by how much the
+loss depends on them: with ``H`` the Gram of the inputs, ``F`` the second moment of the output
+gradients and ``n`` tokens, changing the projection by ``D`` costs ``tr(D H D^T F) / 2n``, a
+Kronecker-factored Fisher information. What a unit costs is therefore in units of the loss and
+comparable between sites; ``F`` decides which units go, not how the others make up for them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from fastprune import ops
+from fastprune.calibration import Statistics
+from fastprune.device import path_bytes
+from fastprune.errors import NumericalError
+from fastprune.numerics import RIDGE
+from fastprune.selection.paths import RemovalPath
+from fastprune.structure import Site, get_projection
+
+
+# Directions of an output that no sample's loss depends on count this much of the mean, so that
+# rounding in float32 sums cannot make the metric indefinite.
+_METRIC_FLOOR = 1e-4
+_TINY = torch.finfo(torch.float64).tiny
+
+
+def removal_paths(
+    model: nn.Module, sites: Sequence[Site], statistics: Statistics, *, plain: bool = False
+) -> list[RemovalPath]:
+    """Remove the units of every site one after the other, each time the one that costs least.
+
+    Args:
+        model: whose output projections are looked at; they stay as they are.
+        sites: its sites.
+        statistics: of these sites, with ``output_fisher`` and ``input_moments``.
+        plain: measure errors of outputs by plain squares, relative to the size of the output,
+            instead of by how much the loss depends on them.
+
+    Returns:
+        One path per site.
+
+    Raises:
+        NumericalError: activations or gradients that no path can be found with.
+    """
+    assert statistics.output_fisher is not None and statistics.input_moments is not None
+    if not plain and not statistics.output_fisher.any():
+        raise NumericalError(
+            "the loss depends on no output of any layer (all gradients are zero): check the model "
+            "and its head, or use another method"
+        )
+    paths = []
+    for some in _portions(sites, path_bytes(statistics.output_fisher.device)):
+        problems = [_problem(model, sites[i], statistics, i, plain) for i in some]
+        order, curve, info = ops.obs_greedy(
+            torch.cat([problem.inverse.flatten() for problem in problems]),
+            torch.cat([problem.weight for problem in problems]),
+            [sites[i].units for i in some],
+            [sites[i].group for i in some],
+        )
+        if info.any():
+            failed = sites[some[int(info.nonzero()[0])]].name
+            raise NumericalError(
+                f"{failed}: no order of removal can be found in the moments of its inputs; check "
+                "the calibration samples for extreme activations, or use --dtype float32"
+            )
+        sizes = [sites[i].units for i in some]
+        paths += [
+            _path(removed, errors * problem.unit)
+            for removed, errors, problem in zip(
+                order.split(sizes), curve.split(sizes), problems, strict=True
+            )
+        ]
+    return paths
+
+
+@dataclass(frozen=True)
+class _Problem:
+    """What removing units of one site is about; all float64.
+
+    Attributes:
+        inverse: [columns, columns], of the Gram of the inputs.
+        weight: [columns, outputs], the transposed projection in the metric of the errors.
+        unit: scalar; what an error of one stands for.
+    """
+
+    inverse: Tensor
+    weight: Tensor
+    unit: Tensor
+
+
+def _problem(
+    model: nn.Module, site: Site, statistics: Statistics, index: int, plain: bool
+) -> _Problem:
+    moments, fisher = statistics.input_moments, statistics.output_fisher
+    assert moments is not None and fisher is not None
+    tokens = moments.tokens[index].double().clamp(min=1)
+    # About the mean, because tuning leaves the bias free, and damped as it will be there.
+    gram = moments.centred(index)
+    ridge = RIDGE * moments.gram(index).diagonal().double().mean()
+    gram.diagonal().add_(torch.where(ridge > 0, ridge, 1.0))
+    inverse = torch.cholesky_inverse(torch.linalg.cholesky_ex(gram).L)
+    weight = get_projection(model, site)[0].detach().to(gram).T
+    # Inputs that are never anything but zero cost nothing.
+    weight = weight * (ridge > 0)
+    if plain:
+        size = (moments.gram(index).double() @ weight * weight).sum()
+        return _Problem(inverse, weight.contiguous(), 1 / size.clamp(min=_TINY))
+    metric = fisher[index].double()
+    metric.diagonal().add_((_METRIC_FLOOR * metric.diagonal().mean()).clamp(min=_TINY))
+    root = torch.linalg.cholesky_ex(metric).L
+    return _Problem(inverse, weight @ root, 1 / (2 * tokens * statistics.samples))
+
+
+def _path(order: Tensor, curve: Tensor) -> RemovalPath:
+    errors = np.concatenate([[0.0], curve.double().cpu().numpy()])[::-1]
+    return RemovalPath(order.long().cpu(), np.ascontiguousarray(errors))
+
+
+def _portions(sites: Sequence[Site], limit: int) -> Iterator[list[int]]:
+    """Cut the sites into runs whose float64 Grams take about ``limit`` bytes together."""
+    portion: list[int] = []
+    held = 0
+    for i, site in enumerate(sites):
+        size = site.columns * site.columns * 8
+        if portion and held + size > limit:
+            yield portion
+            portion, held = [], 0
+        portion.append(i)
+        held += size
+    yield portion
