@@ -274,6 +274,42 @@ Call<BlockLstsqArgs> block_lstsq_call(const Tensor& systems, const Tensor& rhs, 
   return call;
 }
 
+Call<ObsGreedyArgs> obs_greedy_call(const Tensor& inverse, const Tensor& weight, Sizes sizes,
+                                    Sizes groups) {
+  const int64_t units = total(sizes);
+  require(groups.size() == sizes.size(), "sizes and groups must have one entry per site");
+  Sizes columns;
+  for (size_t s = 0; s < sizes.size(); ++s) {
+    require(1 <= groups[s] && groups[s] <= kWidestGroup, "groups must lie within [1, 256]");
+    columns.push_back(sizes[s] * groups[s]);
+  }
+  require(weight.dim() == 2, "weight must be [sum(sizes * groups), outputs]");
+  require_shape("weight", weight, {total(columns), weight.size(1)});
+  require_shape("inverse", inverse, {total_squares(columns)});
+  require_type("weight", weight, inverse.scalar_type());
+  require_device("weight", weight, inverse);
+
+  Call<ObsGreedyArgs> call;
+  call.sizes = std::move(sizes);
+  call.groups = std::move(groups);
+  call.inputs = {torch::stable::contiguous(inverse), torch::stable::contiguous(weight)};
+  ObsGreedyArgs& args = call.args;
+  args.dtype = dtype_of("inverse", inverse, {DType::f32, DType::f64});
+  args.inverse = call.inputs[0].const_data_ptr();
+  args.weight = call.inputs[1].const_data_ptr();
+  args.sites = static_cast<int64_t>(call.sizes.size());
+  args.sizes = call.sizes.data();
+  args.groups = call.groups.data();
+  args.outputs = weight.size(1);
+  call.outputs = {torch::stable::new_empty(inverse, {units}, ScalarType::Int),
+                  torch::stable::new_empty(inverse, {units}),
+                  torch::stable::new_empty(inverse, {args.sites}, ScalarType::Int)};
+  args.order = static_cast<int32_t*>(call.outputs[0].mutable_data_ptr());
+  args.curve = call.outputs[1].mutable_data_ptr();
+  args.info = static_cast<int32_t*>(call.outputs[2].mutable_data_ptr());
+  return call;
+}
+
 void throw_unless_ok(const char* op, Status status) {
   switch (status) {
     case Status::ok:

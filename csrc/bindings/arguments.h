@@ -12,6 +12,7 @@
 #include "../kernels/gram.h"
 #include "../kernels/greedy_rearrange.h"
 #include "../kernels/mask_grad.h"
+#include "../kernels/obs_greedy.h"
 #include "../kernels/tuning_system.h"
 
 namespace fastprune {
@@ -26,6 +27,7 @@ struct Call {
   std::vector<Tensor> inputs;  // kept alive while the kernel runs
   std::vector<Tensor> outputs;
   Sizes sizes;
+  Sizes groups;
 };
 
 Call<MaskGradArgs> mask_grad_call(const Tensor& x, const Tensor& grad, int64_t group,
@@ -39,6 +41,8 @@ Call<TuningSystemArgs> tuning_system_call(const Tensor& gram, const Tensor& weig
                                           const Tensor& cross, int64_t group);
 Call<BlockLstsqArgs> block_lstsq_call(const Tensor& systems, const Tensor& rhs, Sizes sizes,
                                       double damping);
+Call<ObsGreedyArgs> obs_greedy_call(const Tensor& inverse, const Tensor& weight, Sizes sizes,
+                                    Sizes groups);
 
 // Throws what a kernel's status means.
 void throw_unless_ok(const char* op, Status status);

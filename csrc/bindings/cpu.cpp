@@ -78,6 +78,13 @@ std::tuple<Tensor, Tensor> block_lstsq(const Tensor& systems, const Tensor& rhs,
   return {call.outputs[0], call.outputs[1]};
 }
 
+std::tuple<Tensor, Tensor, Tensor> obs_greedy(const Tensor& inverse, const Tensor& weight,
+                                              const Sizes& sizes, const Sizes& groups) {
+  const auto call = obs_greedy_call(inverse, weight, sizes, groups);
+  throw_unless_ok("obs_greedy", obs_greedy_cpu(call.args, run_tasks));
+  return {call.outputs[0], call.outputs[1], call.outputs[2]};
+}
+
 }  // namespace
 }  // namespace fastprune
 
@@ -88,4 +95,5 @@ STABLE_TORCH_LIBRARY_IMPL(fastprune, CPU, m) {
   m.impl("gram", TORCH_BOX(&fastprune::gram));
   m.impl("tuning_system", TORCH_BOX(&fastprune::tuning_system));
   m.impl("block_lstsq", TORCH_BOX(&fastprune::block_lstsq));
+  m.impl("obs_greedy", TORCH_BOX(&fastprune::obs_greedy));
 }

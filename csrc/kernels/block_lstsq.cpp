@@ -11,53 +11,14 @@
 #include <vector>
 
 #include "../common/panels.h"
-#include "../common/target.h"
 #include "../common/transpose.h"
+#include "../common/triangular.h"
 
 namespace fastprune {
 namespace {
 
 constexpr int64_t kBlock = 4 * kPanelMultiple;
-constexpr int64_t kLanes = 32;  // columns of a triangular solve kept in registers
-
-// target[c] -= sum over q < count of coefficients[q * stride] * rows[q * row_stride + c].
-FASTPRUNE_CLONES void subtract_rows(int64_t count, const double* coefficients, int64_t stride,
-                                    const double* rows, int64_t row_stride, double* target,
-                                    int64_t columns) {
-  typedef double Vector __attribute__((vector_size(64), aligned(8), may_alias));
-  constexpr int64_t kWidth = 8;
-  int64_t c = 0;
-  for (; c + kLanes <= columns; c += kLanes) {
-    Vector* out = reinterpret_cast<Vector*>(target + c);
-    Vector v0 = out[0], v1 = out[1], v2 = out[2], v3 = out[3];
-    for (int64_t q = 0; q < count; ++q) {
-      const Vector* row = reinterpret_cast<const Vector*>(rows + q * row_stride + c);
-      const double factor = coefficients[q * stride];
-      v0 -= factor * row[0];
-      v1 -= factor * row[1];
-      v2 -= factor * row[2];
-      v3 -= factor * row[3];
-    }
-    out[0] = v0, out[1] = v1, out[2] = v2, out[3] = v3;
-  }
-  for (; c + kWidth <= columns; c += kWidth) {
-    Vector v = *reinterpret_cast<Vector*>(target + c);
-    for (int64_t q = 0; q < count; ++q) {
-      v -= coefficients[q * stride] * *reinterpret_cast<const Vector*>(rows + q * row_stride + c);
-    }
-    *reinterpret_cast<Vector*>(target + c) = v;
-  }
-  for (; c < columns; ++c) {
-    double value = target[c];
-    for (int64_t q = 0; q < count; ++q)
-      value -= coefficients[q * stride] * rows[q * row_stride + c];
-    target[c] = value;
-  }
-}
-
-void divide(double* values, int64_t count, double divisor) {
-  for (int64_t c = 0; c < count; ++c) values[c] /= divisor;
-}
+constexpr int64_t kLanes = 32;  // columns of a back substitution kept in registers
 
 // One system in f64.
 class Cholesky {
@@ -96,7 +57,7 @@ class Cholesky {
     for (int64_t i = 0; i < n_; i += kBlock) {
       const int64_t rows = std::min(kBlock, n_ - i);
       subtract_known(i, rows, 0, i);
-      solve_transposed_diagonal(i, rows, b + i * stride, stride, columns);
+      solve_transposed(rows, address(i, i), n_, b + i * stride, stride, columns);
     }
     for (int64_t i = (n_ - 1) / kBlock * kBlock; i >= 0; i -= kBlock) {
       const int64_t rows = std::min(kBlock, n_ - i);
@@ -128,32 +89,14 @@ class Cholesky {
   }
 
   int32_t factor_diagonal(int64_t i, int64_t rows) {
-    for (int64_t r = i; r < i + rows; ++r) {
-      const int64_t columns = i + rows - r;
-      subtract_rows(r - i, address(i, r), n_, address(i, r), n_, &at(r, r), columns);
-      if (!(at(r, r) > 0.0) || !std::isfinite(at(r, r))) return static_cast<int32_t>(r) + 1;
-      divide(&at(r, r), columns, std::sqrt(at(r, r)));
-    }
-    return 0;
+    const int32_t bad = factor_upper(rows, &at(i, i), n_);
+    return bad ? static_cast<int32_t>(i) + bad : 0;
   }
 
   void finish(int64_t i, int64_t rows, int64_t j) {
     const int64_t columns = std::min(kBlock, n_ - j);
-    solve_transposed_diagonal(i, rows, &at(i, j), n_, columns);
+    solve_transposed(rows, address(i, i), n_, &at(i, j), n_, columns);
     transpose(address(i, j), n_, rows, columns, &at(j, i), n_);
-  }
-
-  // U_ii^T Y = B, in place, a few columns at a time so that they stay in cache.
-  void solve_transposed_diagonal(int64_t i, int64_t rows, double* b, int64_t stride,
-                                 int64_t columns) const {
-    for (int64_t c = 0; c < columns; c += kLanes) {
-      const int64_t width = std::min(kLanes, columns - c);
-      for (int64_t r = 0; r < rows; ++r) {
-        double* row = b + r * stride + c;
-        subtract_rows(r, address(i, i + r), n_, b + c, stride, row, width);
-        divide(row, width, *address(i + r, i + r));
-      }
-    }
   }
 
   // U_ii X = B, in place.

@@ -28,6 +28,7 @@ from fastprune.ops.loader import native_status
 
 __all__ = [
     "LARGEST_SYSTEM",
+    "WIDEST_GROUP",
     "ArgumentError",
     "allocate",
     "block_lstsq",
@@ -37,11 +38,13 @@ __all__ = [
     "greedy_rearrange",
     "mask_grad",
     "native_status",
+    "obs_greedy",
     "tuning_system",
 ]
 
 _ops = torch.ops.fastprune
 LARGEST_SYSTEM = 4096
+WIDEST_GROUP = 256
 
 
 def mask_grad(
@@ -266,6 +269,46 @@ def block_lstsq(
     columns = rhs[:, None] if rhs.dim() == 1 else rhs
     x, info = _ops.block_lstsq(systems.contiguous(), columns.contiguous(), sizes, float(damping))
     return x.view(rhs.shape), info
+
+
+def obs_greedy(
+    inverse: Tensor, weight: Tensor, sizes: Sequence[int], groups: Sequence[int]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Remove units one after the other, each time the one whose loss is repaired most cheaply.
+
+    Optimal Brain Surgeon on groups of columns, greedily (Hassibi & Stork 1993; Kurtic et al. 2023).
+    The error of other weights ``W'`` is ``tr((W - W')^T H (W - W'))``; a unit's cost is the least
+    error that its removal adds once the rows of all others are adjusted.
+
+    Args:
+        inverse: ``[sum(n * n)]`` float32 or float64, ``n = size * group`` for every site: the
+            inverses of ``H``, symmetric positive definite; the lower triangles are read.
+        weight: ``[sum(n), outputs]``, dtype of ``inverse``: row ``j`` multiplies column ``j``.
+        sizes: units of each site.
+        groups: columns per unit of each site, 1 to 256.
+
+    Returns:
+        ``(order, curve, info)``: int32 ``order [sum(sizes)]``, the units of each site as they go
+        (of equals the first), ``curve``, the error without them, in the dtype of ``inverse``, and
+        int32 ``info [len(sizes)]``: 0 = done, or 1 + the number removed before no unit was left
+        with a positive definite block and a finite cost; the others follow in ascending order,
+        with an infinite error.
+
+    Raises:
+        ArgumentError: shapes, dtypes or devices that do not fit together.
+    """
+    sizes, groups = checked_sizes(sizes), [int(group) for group in groups]
+    require(len(sizes) == len(groups), f"{len(sizes)} sizes, but {len(groups)} groups")
+    within = all(1 <= group <= WIDEST_GROUP for group in groups)
+    require(within, f"groups must lie within [1, {WIDEST_GROUP}]: {groups}")
+    columns = [size * group for size, group in zip(sizes, groups, strict=True)]
+    require_dtype("inverse", inverse, STATISTICS)
+    require_dtype("weight", weight, [inverse.dtype])
+    require_shape("inverse", inverse, [sum(n * n for n in columns)])
+    require(weight.dim() == 2, f"weight must be [columns, outputs], not {list(weight.shape)}")
+    require_shape("weight", weight, [sum(columns), weight.shape[1]])
+    require_device("weight", weight, inverse)
+    return _ops.obs_greedy(inverse.contiguous(), weight.contiguous(), sizes, groups)
 
 
 def _require_accumulator(

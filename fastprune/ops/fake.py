@@ -40,6 +40,14 @@ def block_lstsq(
     return x, rhs.new_empty((len(sizes),), dtype=torch.int32)
 
 
+def obs_greedy(
+    inverse: Tensor, weight: Tensor, sizes: list[int], groups: list[int]
+) -> tuple[Tensor, Tensor, Tensor]:
+    order = inverse.new_empty((sum(sizes),), dtype=torch.int32)
+    info = inverse.new_empty((len(sizes),), dtype=torch.int32)
+    return order, inverse.new_empty((sum(sizes),)), info
+
+
 FAKES: dict[str, Callable[..., Any]] = {
     "mask_grad": mask_grad,
     "fisher_outer": fisher_outer,
@@ -47,4 +55,5 @@ FAKES: dict[str, Callable[..., Any]] = {
     "gram": gram,
     "tuning_system": tuning_system,
     "block_lstsq": block_lstsq,
+    "obs_greedy": obs_greedy,
 }

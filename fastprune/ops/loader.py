@@ -93,6 +93,13 @@ def _block_lstsq(
     return x.to(rhs.dtype), info
 
 
+def _obs_greedy(
+    inverse: Tensor, weight: Tensor, sizes: list[int], groups: list[int]
+) -> tuple[Tensor, Tensor, Tensor]:
+    order, curve, info = reference.obs_greedy(inverse, weight, sizes, groups)
+    return order, curve.to(inverse.dtype), info
+
+
 _REFERENCES: dict[str, Callable[..., Any]] = {
     "mask_grad": _mask_grad,
     "fisher_outer": _fisher_outer,
@@ -100,6 +107,7 @@ _REFERENCES: dict[str, Callable[..., Any]] = {
     "gram": _gram,
     "tuning_system": _tuning_system,
     "block_lstsq": _block_lstsq,
+    "obs_greedy": _obs_greedy,
 }
 
 

@@ -108,3 +108,37 @@ def _solve_system(lower: Tensor, b: Tensor, damping: float, out: Tensor) -> int:
     if info == 0:
         out.copy_(torch.cholesky_solve(b, factor))
     return int(info)
+
+
+def obs_greedy(
+    inverse: Tensor, weight: Tensor, sizes: list[int], groups: list[int]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Every site through :func:`_remove_units`."""
+    columns = [n * group for n, group in zip(sizes, groups, strict=True)]
+    blocks = inverse.double().split([n * n for n in columns])
+    order = torch.cat([torch.arange(n, dtype=torch.int32) for n in [0, *sizes]]).to(inverse.device)
+    curve = torch.full_like(order, float("inf"), dtype=torch.float64)
+    info = order.new_zeros(len(sizes))
+    parts = [weight.double().split(columns), order.split(sizes), curve.split(sizes)]
+    for s, (block, w, *out) in enumerate(zip(blocks, *parts, strict=True)):
+        p = block.view(len(w), len(w)).tril()
+        if len(w):
+            info[s] = _remove_units(p + p.tril(-1).T, w, groups[s], *out)
+    return order, curve, info
+
+
+def _remove_units(p: Tensor, w: Tensor, group: int, order: Tensor, curve: Tensor) -> int:
+    left = torch.ones_like(order, dtype=torch.bool)
+    for step in range(len(order)):
+        blocks = p.view(len(order), group, -1, group).diagonal(dim1=0, dim2=2).permute(2, 0, 1)
+        r, bad = torch.linalg.cholesky_ex(blocks)
+        white = torch.linalg.solve_triangular(r, w.view(len(order), group, -1), upper=False)
+        cost = white.square().sum((1, 2)).where(left & (bad == 0), float("inf")).nan_to_num(float("inf"))
+        u = cost.argmin()
+        if cost[u].isinf():
+            order[step:] = left.nonzero()[:, 0]
+            return step + 1
+        left[u], order[step], curve[step] = False, u, cost[u] + (curve[step - 1] if step else 0)
+        l = torch.linalg.solve_triangular(r[u], p.view(len(order), group, -1)[u], upper=False)
+        p, w = p - l.T @ l, w - l.T @ white[u]
+    return 0

@@ -17,6 +17,10 @@ SCHEMAS = {
     "block_lstsq": (
         "(Tensor systems, Tensor rhs, int[] sizes, float damping) -> (Tensor x, Tensor info)"
     ),
+    "obs_greedy": (
+        "(Tensor inverse, Tensor weight, int[] sizes, int[] groups) "
+        "-> (Tensor order, Tensor curve, Tensor info)"
+    ),
 }
 
 # Keeps the definitions alive: a Library that is collected takes its operations with it.
