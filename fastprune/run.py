@@ -163,7 +163,9 @@ class Run:
         return [_Plan(*plan) for plan in zip(settings.budgets, kept, teachers, strict=True)]
 
     def _on_the_way(self, budget: Budget, fraction: float) -> Budget:
-        return budget.part_way(self._prices(budget.kind).dense, fraction) if fraction < 1 else budget
+        return (
+            budget.part_way(self._prices(budget.kind).dense, fraction) if fraction < 1 else budget
+        )
 
     def _learn(
         self, model: nn.Module, sites: Sequence[Site], statistics: Statistics | None
@@ -194,9 +196,7 @@ class Run:
         with watch.stage("rearrange"):
             return list(rearrange_masks(statistics, torch.stack(masks)).cpu())
 
-    def _finish(
-        self, plan: _Plan, metrics: dict[str, Tensor], dense_score: float | None
-    ) -> Pruned:
+    def _finish(self, plan: _Plan, metrics: dict[str, Tensor], dense_score: float | None) -> Pruned:
         settings, budget = self._settings, plan.budget
         watch = self._watch.copy()
         masks = split_packed(plan.kept, self._sites)

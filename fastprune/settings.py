@@ -10,7 +10,7 @@ import torch
 
 from fastprune.budget import Budget
 from fastprune.calibration.objective import Targets
-from fastprune.calibration.statistics import FisherKind
+from fastprune.calibration.statistics import FisherKind, Needs
 from fastprune.errors import FastpruneError
 from fastprune.selection import METHODS, Method
 from fastprune.tuning import TUNERS
@@ -102,14 +102,14 @@ class Settings:
         return METHODS[self.method_name]
 
     @property
-    def needs(self) -> dict[str, bool]:
+    def needs(self) -> Needs:
         """What has to be collected from the samples; see :func:`collect_statistics`."""
         method = self.selection
-        return {
-            "mask_fisher": method.mask_fisher,
-            "output_fisher": method.moments or (self.tuner == "scale" and not self.parity),
-            "input_moments": method.moments,
-        }
+        return Needs(
+            mask_fisher=method.mask_fisher,
+            output_fisher=method.moments or (self.tuner == "scale" and not self.parity),
+            input_moments=method.moments,
+        )
 
     def resolved(self) -> Settings:
         """These settings, with what the preset prescribes.

@@ -53,8 +53,9 @@ def collect_statistics(
 ) -> Statistics:
     """Collect what the methods of selection and tuning need to know about the data.
 
-    By default all of it: the statistics then serve any method. One forward and one activation-gradient backward per batch; weights are neither changed nor
-    given gradients, and dropout is off whatever mode the model is in.
+    By default all of it: the statistics then serve any method. One forward and one
+    activation-gradient backward per batch; weights are neither changed nor given gradients, and
+    dropout is off whatever mode the model is in.
 
     Args:
         model: a model :func:`fastprune.structure.find_sites` understands, on any device.

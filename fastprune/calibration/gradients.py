@@ -122,9 +122,7 @@ def watch_gradients(
                     lambda _, args, index=index: gradients.watch(index, args)
                 ),
                 projection.register_forward_hook(
-                    lambda _, args, output, index=index: gradients.watch_output(
-                        index, args, output
-                    )
+                    lambda _, args, output, index=index: gradients.watch_output(index, args, output)
                 ),
             ]
         for parameter in frozen:

@@ -63,7 +63,9 @@ class InputMoments:
     def centred(self, index: int) -> Tensor:
         """Gram of site ``index`` about the mean, which leaves a bias free: float64."""
         total = self.sum(index).double()
-        return self.gram(index).double() - torch.outer(total, total / self.tokens[index].clamp(min=1))
+        return self.gram(index).double() - torch.outer(
+            total, total / self.tokens[index].clamp(min=1)
+        )
 
     def add(self, index: int, x: Tensor, seen: Tensor) -> None:
         """Add tokens in place.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypedDict
 
 import torch
 
@@ -15,6 +15,14 @@ from fastprune.errors import CheckpointError, DataError
 from fastprune.structure.site import Site
 
 FisherKind = Literal["sample", "batch"]
+
+
+class Needs(TypedDict):
+    """What a method of selection or tuning needs of :class:`Statistics`."""
+
+    mask_fisher: bool
+    output_fisher: bool
+    input_moments: bool
 
 
 @dataclass(frozen=True)
@@ -55,12 +63,31 @@ class Statistics:
         """Mean number of valid tokens per sample."""
         return self.tokens / max(self.samples, 1)
 
+    def mask_fisher(self) -> torch.Tensor:
+        """``blocks``, where they were collected.
+
+        Raises:
+            DataError: they were not.
+        """
+        if self.blocks is None:
+            raise _not_collected(["mask_fisher"])
+        return self.blocks
+
+    def kronecker_factors(self) -> tuple[InputMoments, torch.Tensor]:
+        """``input_moments`` and ``output_fisher``, where both were collected.
+
+        Raises:
+            DataError: they were not.
+        """
+        if self.input_moments is None or self.output_fisher is None:
+            raise _not_collected(["input_moments", "output_fisher"])
+        return self.input_moments, self.output_fisher
+
     def block(self, index: int) -> torch.Tensor:
         """Fisher block of site ``index``: float32 [units, units], a view."""
-        assert self.blocks is not None, "collected without mask_fisher"
         start = sum(size * size for size in self.sizes[:index])
         size = self.sizes[index]
-        return self.blocks[start : start + size * size].view(size, size)
+        return self.mask_fisher()[start : start + size * size].view(size, size)
 
     def importance(self) -> torch.Tensor:
         """Diagonal of every block, side by side: float32 [sum(sizes)] (Kwon et al. 2022, eq. 6)."""
@@ -98,11 +125,7 @@ class Statistics:
         }
         missing = [name for name, lacks in needed.items() if lacks]
         if missing:
-            raise DataError(
-                f"these statistics were collected without {' and '.join(missing)}, which this "
-                "method needs; collect them again with "
-                f"{', '.join(f'{name}=True' for name in missing)}"
-            )
+            raise _not_collected(missing)
 
     def output_metrics(self) -> dict[str, torch.Tensor]:
         """Per site, ``output_fisher`` where it was collected: how much errors of outputs matter."""
@@ -189,6 +212,13 @@ class Statistics:
             )
         except (KeyError, TypeError, ValueError) as error:
             raise CheckpointError(unreadable(path, error)) from error
+
+
+def _not_collected(names: Sequence[str]) -> DataError:
+    return DataError(
+        f"these statistics were collected without {' and '.join(names)}, which this method needs; "
+        f"collect them again with {', '.join(f'{name}=True' for name in names)}"
+    )
 
 
 def _sum(ours: torch.Tensor | None, theirs: torch.Tensor | None) -> torch.Tensor | None:

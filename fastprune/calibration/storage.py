@@ -63,8 +63,8 @@ def check_shapes(
     for name, tensor in tensors.items():
         if tuple(tensor.shape) != shapes[name] or tensor.dtype not in (torch.float32, torch.int64):
             raise CheckpointError(
-                f"{path} is damaged: its {name} have shape {tuple(tensor.shape)} in {tensor.dtype}, "
-                f"expected {shapes[name]}; collect the statistics again"
+                f"{path} is damaged: its {name} have shape {tuple(tensor.shape)} in "
+                f"{tensor.dtype}, expected {shapes[name]}; collect the statistics again"
             )
         if not torch.isfinite(tensor).all():
             raise CheckpointError(f"{path} holds values that are not finite; collect it again")

@@ -133,7 +133,12 @@ def _remove_units(p: Tensor, w: Tensor, group: int, order: Tensor, curve: Tensor
         blocks = p.view(len(order), group, -1, group).diagonal(dim1=0, dim2=2).permute(2, 0, 1)
         r, bad = torch.linalg.cholesky_ex(blocks)
         white = torch.linalg.solve_triangular(r, w.view(len(order), group, -1), upper=False)
-        cost = white.square().sum((1, 2)).where(left & (bad == 0), float("inf")).nan_to_num(float("inf"))
+        cost = (
+            white.square()
+            .sum((1, 2))
+            .where(left & (bad == 0), float("inf"))
+            .nan_to_num(float("inf"))
+        )
         u = cost.argmin()
         if cost[u].isinf():
             order[step:] = left.nonzero()[:, 0]

@@ -26,7 +26,6 @@ from fastprune.numerics import RIDGE
 from fastprune.selection.paths import RemovalPath
 from fastprune.structure import Site, get_projection
 
-
 # Directions of an output that no sample's loss depends on count this much of the mean, so that
 # rounding in float32 sums cannot make the metric indefinite.
 _METRIC_FLOOR = 1e-4
@@ -51,14 +50,14 @@ def removal_paths(
     Raises:
         NumericalError: activations or gradients that no path can be found with.
     """
-    assert statistics.output_fisher is not None and statistics.input_moments is not None
-    if not plain and not statistics.output_fisher.any():
+    _, fisher = statistics.kronecker_factors()
+    if not plain and not fisher.any():
         raise NumericalError(
             "the loss depends on no output of any layer (all gradients are zero): check the model "
             "and its head, or use another method"
         )
     paths = []
-    for some in _portions(sites, path_bytes(statistics.output_fisher.device)):
+    for some in _portions(sites, path_bytes(fisher.device)):
         problems = [_problem(model, sites[i], statistics, i, plain) for i in some]
         order, curve, info = ops.obs_greedy(
             torch.cat([problem.inverse.flatten() for problem in problems]),
@@ -100,8 +99,7 @@ class _Problem:
 def _problem(
     model: nn.Module, site: Site, statistics: Statistics, index: int, plain: bool
 ) -> _Problem:
-    moments, fisher = statistics.input_moments, statistics.output_fisher
-    assert moments is not None and fisher is not None
+    moments, fisher = statistics.kronecker_factors()
     tokens = moments.tokens[index].double().clamp(min=1)
     # About the mean, because tuning leaves the bias free, and damped as it will be there.
     gram = moments.centred(index)

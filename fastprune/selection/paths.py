@@ -59,12 +59,9 @@ class Paths:
         """See :meth:`Chooser.masks`."""
         check_reachable(prices, budgets)
         groups = _groups(prices.sites, align, uniform)
-        errors = [
-            np.sum([self._paths[i].errors[group.counts] for i in group.members], axis=0)
-            for group in groups
-        ]
+        errors = [_sum_errors([self._paths[i] for i in g.members], g.counts) for g in groups]
         costs = [
-            group.counts * sum(prices.per_unit[i] for i in group.members) for group in groups
+            g.counts.astype(np.float64) * sum(prices.per_unit[i] for i in g.members) for g in groups
         ]
         limits = np.array([budget.limit(prices.dense) for budget in budgets])
         chosen, _ = allocate(errors, costs, limits)
@@ -84,6 +81,14 @@ class Paths:
         return torch.cat([path.mask(int(k)) for path, k in zip(self._paths, kept, strict=True)])
 
 
+def _sum_errors(paths: Sequence[RemovalPath], counts: NDArray[np.int64]) -> NDArray[np.float64]:
+    """What it costs in total to keep ``counts[k]`` units of each path: float64 like ``counts``."""
+    total = np.zeros(len(counts))
+    for path in paths:
+        total += path.errors[counts]
+    return total
+
+
 @dataclass(frozen=True)
 class _Group:
     """Sites that keep the same number of units, and the numbers to choose from."""
@@ -92,9 +97,7 @@ class _Group:
     counts: NDArray[np.int64]
 
 
-def _groups(
-    sites: Sequence[Site], align: int, uniform: Sequence[SiteKind] | None
-) -> list[_Group]:
+def _groups(sites: Sequence[Site], align: int, uniform: Sequence[SiteKind] | None) -> list[_Group]:
     if uniform is None:
         return [_Group([i], _counts(site, align)) for i, site in enumerate(sites)]
     groups = []

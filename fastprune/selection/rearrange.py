@@ -21,5 +21,6 @@ def rearrange_masks(statistics: Statistics, masks: Tensor) -> Tensor:
     Returns:
         float32 of the same shape on the statistics' device, 0 or 1.
     """
-    masks = masks.to(statistics.blocks.device, statistics.blocks.dtype)
-    return ops.greedy_rearrange(statistics.blocks, list(statistics.sizes), masks)
+    blocks = statistics.mask_fisher()
+    masks = masks.to(blocks.device, blocks.dtype)
+    return ops.greedy_rearrange(blocks, list(statistics.sizes), masks)

@@ -10,7 +10,7 @@ import torch
 from scipy.sparse.linalg import lsmr
 from tiny_models import tiny
 
-from fastprune import find_sites, parse_budget
+from fastprune import find_sites
 from fastprune.parity import lsmr_scales
 from fastprune.tuning.solvers import SolveFailure
 from fastprune.tuning.system import LeastSquares
