@@ -6,6 +6,7 @@ Differences of cost and error are taken from the base, the best choice of whole 
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -67,7 +68,7 @@ def allocate(
             ]
             same = _SAME * sum(abs(float(s.errors[k])) for s, k in zip(sites, base, strict=True))
             search = _Search(
-                moved, float(steps.slopes[taken]), limit - spent[taken], _SAME * limit, same
+                moved, float(steps.slopes[taken]), float(limit - spent[taken]), float(limit), same
             )
             exact[row] = search.improve(chosen[row])
     return chosen, exact
@@ -116,10 +117,10 @@ class _Search:
     """From the base to the best choice; see csrc/host/allocate_search.cpp."""
 
     def __init__(
-        self, sites: list[_Options], slope: float, unspent: float, same_cost: float, same: float
+        self, sites: list[_Options], slope: float, unspent: float, limit: float, same: float
     ) -> None:
         self.sites, self.slope, self.unspent = sites, slope, unspent
-        self.same_cost, self.same = same_cost, same
+        self.limit, self.same = limit, same
         self.best = 0.0
 
     def improve(self, chosen: Integers) -> bool:
@@ -138,6 +139,7 @@ class _Search:
         order = [s for s in range(len(close)) if len(close[s].costs) > 1]
         order.sort(key=lambda s: -len(close[s].costs))
         options = [close[s] for s in order]
+        room = self._room(options)
         worst = gap - self.slope * self.unspent
         costs, errors = np.zeros(1), np.zeros(1)
         history: list[tuple[Integers, Integers]] = []
@@ -150,12 +152,12 @@ class _Search:
             # All partial choices with all options of this site, cheapest first.
             costs = np.add.outer(costs, own.costs).ravel()
             errors = np.add.outer(errors, own.errors).ravel()
-            left = self.unspent - costs
+            left = room - costs
             bounds = errors + np.interp(left, rest_costs, rest_errors)
             fits = np.flatnonzero(
                 (left >= rest_costs[0]) & (bounds <= min(worst, self.best - self.same))
             )
-            kept = fits[_undominated(costs[fits], errors[fits], self.same_cost)]
+            kept = fits[_undominated(costs[fits], errors[fits], _SAME * self.limit)]
             if not len(kept):
                 break
             parents, taken = np.divmod(kept, len(own.costs))
@@ -181,6 +183,17 @@ class _Search:
             costs, errors = costs[good], errors[good]
             history[-1] = (history[-1][0][good], history[-1][1][good])
         return complete
+
+    def _room(self, options: list[_Options]) -> float:
+        """What can be spent: if all costs are multiples of a common unit, whole units."""
+        unit = 0.0
+        for a in np.abs(np.concatenate([np.zeros(1), *(o.costs for o in options)])).tolist():
+            while a > 1e-11 * self.limit:  # else rounding
+                unit, a = a, abs(math.remainder(unit, a))
+        if unit <= 1e-8 * self.limit:
+            return self.unspent
+        units = math.floor(self.unspent / unit + 1e-8)
+        return min(self.unspent, units * unit + _SAME * self.limit)
 
 
 def _undominated(costs: Doubles, errors: Doubles, same_cost: float) -> Integers:
