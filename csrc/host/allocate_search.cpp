@@ -63,6 +63,7 @@ AllocateSearch::AllocateSearch(const std::vector<std::vector<SiteOption>>& sites
   for (size_t s = 0; s < sites.size(); ++s) {
     const SiteOption& origin = sites[s][base[s]];
     same_error_ += kSame * std::abs(origin.error);
+    base_.push_back(origin.index);
     options_.emplace_back();
     for (const SiteOption& option : sites[s]) {
       const SiteOption moved{option.cost - origin.cost, option.error - origin.error, option.index};
@@ -73,10 +74,38 @@ AllocateSearch::AllocateSearch(const std::vector<std::vector<SiteOption>>& sites
 
 bool AllocateSearch::improve(int64_t* chosen) {
   const double bound = -lambda_ * unspent_;
-  if (best_ - bound <= same_error_) return true;
-  for (double gap = kFirstGap * (best_ - bound);; gap *= kGrowth) {
-    const bool complete = round(std::min(gap, best_ - bound), chosen);
-    if (!complete || best_ - bound <= gap) return complete;
+  fill(chosen);
+  bool complete = true;
+  for (double gap = kFirstGap * (best_ - bound); best_ - bound > same_error_; gap *= kGrowth) {
+    complete = round(std::min(gap, best_ - bound), chosen);
+    if (best_ - bound <= gap) break;
+  }
+  return complete || best_ - bound <= same_error_;
+}
+
+// Spends what the base leaves: again and again the one change that gains most, of those that fit.
+void AllocateSearch::fill(int64_t* chosen) {
+  std::vector<SiteOption> now(options_.size(), SiteOption{0.0, 0.0, 0});
+  double left = unspent_;
+  for (size_t change = 0; change < options_.size(); ++change) {
+    size_t site = 0;
+    const SiteOption* to = nullptr;
+    double gain = same_error_;
+    for (size_t s = 0; s < options_.size(); ++s) {
+      // The last option that fits is the best one of its site.
+      const auto above = std::upper_bound(
+          options_[s].begin(), options_[s].end(), now[s].cost + left,
+          [](double most, const SiteOption& option) { return most < option.cost; });
+      if (above == options_[s].begin() || now[s].error - above[-1].error <= gain) continue;
+      gain = now[s].error - above[-1].error;
+      site = s;
+      to = &above[-1];
+    }
+    if (to == nullptr) break;
+    left -= to->cost - now[site].cost;
+    best_ -= gain;
+    now[site] = *to;
+    chosen[site] = to->index;
   }
 }
 
@@ -227,11 +256,15 @@ bool AllocateSearch::settle(Partials& partials, size_t level, double worst, int6
   const size_t cap = std::max<size_t>(kMostCandidates / std::max<size_t>(options, 8), 1);
   const bool complete = kept.size() <= cap;
   if (!complete) {
-    std::nth_element(kept.begin(), kept.begin() + cap, kept.end(), [&](size_t a, size_t b) {
-      return std::pair(bounds[a], a) < std::pair(bounds[b], b);
-    });
-    kept.resize(cap);
-    std::sort(kept.begin(), kept.end());
+    // The most promising of every few neighbours in cost: what is lost is small, at any cost.
+    const size_t few = (kept.size() + cap - 1) / cap;
+    size_t groups = 0;
+    for (size_t i = 0; i < kept.size(); i += few) {
+      kept[groups++] =
+          *std::min_element(kept.begin() + i, kept.begin() + std::min(i + few, kept.size()),
+                            [&](size_t a, size_t b) { return bounds[a] < bounds[b]; });
+    }
+    kept.resize(groups);
   }
   history_.emplace_back();
   for (size_t to = 0; to < kept.size(); ++to) {
@@ -254,6 +287,7 @@ void AllocateSearch::write(const Partials& partials, size_t level, size_t partia
   for (size_t i = 0; i < steps; ++i) {
     taken[rest_.segments[i].site] = rest_.segments[i].to;
   }
+  std::copy(base_.begin(), base_.end(), chosen);
   for (size_t t = 0; t < order_.size(); ++t) chosen[order_[t]] = close_[t][taken[t]].index;
 }
 

@@ -9,8 +9,9 @@
 
 namespace fastprune {
 
-// A site's options times the partial choices that they extend. Beyond it, the partial choices with
-// the best bounds go on, and the result, though feasible and no worse than the base, is not proved.
+// A site's options times the partial choices that they extend. Beyond it, only the most promising
+// of every few partial choices of like cost goes on, and the result, though feasible and no worse
+// than the base, is not proved.
 constexpr size_t kMostCandidates = size_t{1} << 20;
 
 class AllocateSearch {
@@ -41,6 +42,7 @@ class AllocateSearch {
 
   class Cursor;
 
+  void fill(int64_t* chosen);
   bool round(double gap, int64_t* chosen);
   void prepare(double gap);
   void find_room();
@@ -52,6 +54,7 @@ class AllocateSearch {
              int64_t* chosen) const;
 
   std::vector<std::vector<SiteOption>> options_;  // all, differences from the base
+  std::vector<int64_t> base_;
   double lambda_;
   double unspent_;
   double limit_;

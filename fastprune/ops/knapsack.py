@@ -125,14 +125,40 @@ class _Search:
 
     def improve(self, chosen: Integers) -> bool:
         """Replace the base in ``chosen`` by the best choice. Whether it is proved optimal."""
+        self.base = chosen.copy()
         bound = -self.slope * self.unspent
+        self._fill(chosen)
         gap = 1e-6 * (self.best - bound)
+        complete = True
         while self.best - bound > self.same:
             complete = self._round(min(gap, self.best - bound), chosen)
-            if not complete or self.best - bound <= gap:
-                return complete
+            if self.best - bound <= gap:
+                break
             gap *= 4.0
-        return True
+        return complete or self.best - bound <= self.same
+
+    def _fill(self, chosen: Integers) -> None:
+        """Spend what the base leaves: again and again the change that gains most and fits."""
+        now = [(0.0, 0.0)] * len(self.sites)
+        left = self.unspent
+        for _ in self.sites:
+            # The last option that fits is the best one of its site.
+            fits = [
+                int(np.searchsorted(site.costs, cost + left, side="right")) - 1
+                for site, (cost, _) in zip(self.sites, now, strict=True)
+            ]
+            gains = [
+                error - float(site.errors[k]) if k >= 0 else 0.0
+                for site, k, (_, error) in zip(self.sites, fits, now, strict=True)
+            ]
+            s = int(np.argmax(gains))
+            if gains[s] <= self.same:
+                break
+            self.best -= gains[s]
+            site, k = self.sites[s], fits[s]
+            left -= float(site.costs[k]) - now[s][0]
+            now[s] = float(site.costs[k]), float(site.errors[k])
+            chosen[s] = site.indices[k]
 
     def _round(self, gap: float, chosen: Integers) -> bool:
         close = [s.where(s.errors + self.slope * s.costs <= gap) for s in self.sites]
@@ -173,13 +199,17 @@ class _Search:
                 for parents, taken in reversed(history):
                     picks.insert(0, int(taken[best]))
                     best = int(parents[best])
+                chosen[:] = self.base
                 for s, o, k in zip(order, options, picks, strict=True):
                     chosen[s] = o.indices[k]
             good = np.flatnonzero(bounds <= min(worst, self.best - self.same))
             cap = max(1, _MOST_CANDIDATES // max(8, len(rest[0].costs) if rest else 1))
             if len(good) > cap:
                 complete = False
-                good = np.sort(good[np.argsort(bounds[good], kind="stable")[:cap]])
+                few = -(-len(good) // cap)
+                padded = np.append(bounds[good], np.full(-len(good) % few, np.inf))
+                best_of = padded.reshape(-1, few).argmin(1)
+                good = good[np.arange(len(best_of)) * few + best_of]
             costs, errors = costs[good], errors[good]
             history[-1] = (history[-1][0][good], history[-1][1][good])
         return complete
