@@ -227,8 +227,9 @@ AllocateSearch::Partials AllocateSearch::merge(const Partials& a, const Partials
   return merged;
 }
 
-// Completes each partial choice by the whole hull segments that still fit, keeps the best, and
-// drops the partial choices that cannot beat it, or, for the next site, the worst beyond the cap.
+// Completes each partial choice by the whole hull segments that still fit, keeps the best, drops
+// the partial choices that cannot beat it, and thins what is left down to the cap. False if it had
+// to.
 bool AllocateSearch::settle(Partials& partials, size_t level, double worst, int64_t* chosen) {
   std::vector<double> bounds(partials.size());
   size_t best_partial = 0, best_steps = 0;
