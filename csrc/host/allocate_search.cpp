@@ -12,25 +12,58 @@ namespace {
 constexpr double kSame = 1e-12;  // relative: the rounding of sums
 constexpr double kFirstGap = 1e-6;
 constexpr double kGrowth = 4.0;
+constexpr double kNoUnit = 1e-11;    // of the limit: the rounding of a remainder
+constexpr double kLeastUnit = 1e-8;  // of the limit
 
-bool steeper(const HullSegment& a, const HullSegment& b) { return a.slope > b.slope; }
-
-// The last of the ascending `costs` that fits into `left`, from `at` downwards; 0 if none does.
-size_t last_fit(const std::vector<double>& costs, double left, size_t at) {
-  while (at > 0 && costs[at] > left) --at;
-  return at;
+// The greatest common divisor of two real numbers, of which those up to `zero` are rounding.
+double common_unit(double a, double b, double zero) {
+  while (b > zero) a = std::exchange(b, std::abs(std::remainder(a, b)));
+  return a;
 }
 
 }  // namespace
 
+// Walks down the hull of the sites still to come, as partial choices grow more expensive.
+class AllocateSearch::Cursor {
+ public:
+  Cursor(const Rest& rest, double left) : rest_(rest) {
+    const auto above = std::upper_bound(rest.costs.begin(), rest.costs.end(), left);
+    steps_ = static_cast<size_t>(std::max<ptrdiff_t>(above - rest.costs.begin(), 1) - 1);
+  }
+
+  // Whether the cheapest options fit into `left`, which must not grow from call to call.
+  bool down_to(double left) {
+    left_ = left;
+    while (steps_ > 0 && rest_.costs[steps_] > left) --steps_;
+    return rest_.costs[steps_] <= left;
+  }
+
+  size_t steps() const { return steps_; }                // segments that fit
+  double whole() const { return rest_.errors[steps_]; }  // error after them
+  double bound() const {                                 // and with a part of the next
+    if (steps_ == rest_.segments.size()) return whole();
+    return whole() - rest_.segments[steps_].slope * (left_ - rest_.costs[steps_]);
+  }
+
+ private:
+  const Rest& rest_;
+  size_t steps_;
+  double left_ = 0.0;
+};
+
 AllocateSearch::AllocateSearch(const std::vector<std::vector<SiteOption>>& sites,
                                const std::vector<int32_t>& base, double lambda, double unspent,
                                double limit)
-    : lambda_(lambda), unspent_(unspent), same_cost_(kSame * limit), same_error_(0.0) {
+    : lambda_(lambda),
+      unspent_(unspent),
+      limit_(limit),
+      same_cost_(kSame * limit),
+      same_error_(0.0) {
   const double gap = lambda * unspent;
   for (size_t s = 0; s < sites.size(); ++s) {
     const SiteOption& origin = sites[s][base[s]];
     same_error_ += kSame * std::abs(origin.error);
+    base_.push_back(origin.index);
     options_.emplace_back();
     for (const SiteOption& option : sites[s]) {
       const SiteOption moved{option.cost - origin.cost, option.error - origin.error, option.index};
@@ -41,10 +74,38 @@ AllocateSearch::AllocateSearch(const std::vector<std::vector<SiteOption>>& sites
 
 bool AllocateSearch::improve(int64_t* chosen) {
   const double bound = -lambda_ * unspent_;
-  if (best_ - bound <= same_error_) return true;
-  for (double gap = kFirstGap * (best_ - bound);; gap *= kGrowth) {
-    const bool complete = round(std::min(gap, best_ - bound), chosen);
-    if (!complete || best_ - bound <= gap) return complete;
+  fill(chosen);
+  bool complete = true;
+  for (double gap = kFirstGap * (best_ - bound); best_ - bound > same_error_; gap *= kGrowth) {
+    complete = round(std::min(gap, best_ - bound), chosen);
+    if (best_ - bound <= gap) break;
+  }
+  return complete || best_ - bound <= same_error_;
+}
+
+// Spends what the base leaves: again and again the one change that gains most, of those that fit.
+void AllocateSearch::fill(int64_t* chosen) {
+  std::vector<SiteOption> now(options_.size(), SiteOption{0.0, 0.0, 0});
+  double left = unspent_;
+  for (size_t change = 0; change < options_.size(); ++change) {
+    size_t site = 0;
+    const SiteOption* to = nullptr;
+    double gain = same_error_;
+    for (size_t s = 0; s < options_.size(); ++s) {
+      // The last option that fits is the best one of its site.
+      const auto above = std::upper_bound(
+          options_[s].begin(), options_[s].end(), now[s].cost + left,
+          [](double most, const SiteOption& option) { return most < option.cost; });
+      if (above == options_[s].begin() || now[s].error - above[-1].error <= gain) continue;
+      gain = now[s].error - above[-1].error;
+      site = s;
+      to = &above[-1];
+    }
+    if (to == nullptr) break;
+    left -= to->cost - now[site].cost;
+    best_ -= gain;
+    now[site] = *to;
+    chosen[site] = to->index;
   }
 }
 
@@ -65,24 +126,45 @@ void AllocateSearch::prepare(double gap) {
   close_.clear();
   for (size_t s : order_) close_.push_back(std::move(close[s]));
 
-  rest_.assign(order_.size() + 1, Rest{0.0, 0.0, {}, {}, {}});
-  for (size_t t = order_.size(); t-- > 0;) {
-    const Rest& later = rest_[t + 1];
-    Rest& rest = rest_[t];
-    rest.cost = close_[t].front().cost + later.cost;
-    rest.error = close_[t].front().error + later.error;
-    std::vector<HullSegment> own;
-    append_hull(close_[t], static_cast<int32_t>(t), own);
-    std::merge(own.begin(), own.end(), later.segments.begin(), later.segments.end(),
-               std::back_inserter(rest.segments), steeper);
+  rest_.segments.clear();
+  for (size_t t = 0; t < close_.size(); ++t) {
+    append_hull(close_[t], static_cast<int32_t>(t), rest_.segments);
   }
-  for (Rest& rest : rest_) {
-    rest.costs.push_back(rest.cost);
-    rest.errors.push_back(rest.error);
-    for (const HullSegment& segment : rest.segments) {
-      rest.costs.push_back(rest.costs.back() + segment.cost);
-      rest.errors.push_back(rest.errors.back() + segment.error);
+  std::stable_sort(rest_.segments.begin(), rest_.segments.end(),
+                   [](const auto& a, const auto& b) { return a.slope > b.slope; });
+  find_room();
+}
+
+// What can be spent: if all costs are multiples of a common unit, whole units. Else what is left of
+// one unit would count as a gap, and equal straight curves, which waste nothing wherever they are
+// cut, would be tried in every way.
+void AllocateSearch::find_room() {
+  double unit = 0.0;
+  for (const auto& options : close_) {
+    for (const SiteOption& option : options) {
+      unit = common_unit(unit, std::abs(option.cost), kNoUnit * limit_);
     }
+  }
+  room_ = unspent_;
+  if (unit > kLeastUnit * limit_) {
+    room_ = std::min(room_, std::floor(unspent_ / unit + kLeastUnit) * unit + same_cost_);
+  }
+}
+
+// Leaves only sites after `level` in `rest_`.
+void AllocateSearch::drop_site(size_t level) {
+  std::erase_if(rest_.segments, [&](const HullSegment& segment) {
+    return segment.site == static_cast<int32_t>(level);
+  });
+  rest_.costs.assign(1, 0.0);
+  rest_.errors.assign(1, 0.0);
+  for (size_t t = level + 1; t < close_.size(); ++t) {
+    rest_.costs[0] += close_[t].front().cost;
+    rest_.errors[0] += close_[t].front().error;
+  }
+  for (const HullSegment& segment : rest_.segments) {
+    rest_.costs.push_back(rest_.costs.back() + segment.cost);
+    rest_.errors.push_back(rest_.errors.back() + segment.error);
   }
 }
 
@@ -94,6 +176,7 @@ bool AllocateSearch::round(double gap, int64_t* chosen) {
   bool complete = true;
   Partials partials{{0.0, 0.0, 0, 0}};
   for (size_t t = 0; t < order_.size() && !partials.empty(); ++t) {
+    drop_site(t);
     partials = extend(partials, t, 0, close_[t].size(), worst);
     complete &= settle(partials, t, worst, chosen);
   }
@@ -109,19 +192,14 @@ AllocateSearch::Partials AllocateSearch::extend(const Partials& partials, size_t
                  extend(partials, level, middle, last, worst));
   }
   const SiteOption& option = close_[level][first];
-  const Rest& rest = rest_[level + 1];
   const double most = std::min(worst, best_ - same_error_);
   Partials extended;
-  size_t at = rest.segments.size();
+  Cursor cursor(rest_, room_ - partials.front().cost - option.cost);
   for (size_t i = 0; i < partials.size(); ++i) {
     const double cost = partials[i].cost + option.cost;
     const double error = partials[i].error + option.error;
-    const double left = unspent_ - cost;
-    if (rest.cost > left) break;
-    at = last_fit(rest.costs, left, at);
-    double bound = error + rest.errors[at];
-    if (at < rest.segments.size()) bound -= rest.segments[at].slope * (left - rest.costs[at]);
-    if (bound <= most) {
+    if (!cursor.down_to(room_ - cost)) break;
+    if (error + cursor.bound() <= most) {
       extended.push_back({cost, error, static_cast<int32_t>(i), static_cast<int32_t>(first)});
     }
   }
@@ -149,26 +227,22 @@ AllocateSearch::Partials AllocateSearch::merge(const Partials& a, const Partials
   return merged;
 }
 
-// Completes each partial choice by the whole hull segments that still fit, keeps the best, and
-// drops the partial choices that cannot beat it, or, for the next site, the worst beyond the cap.
+// Completes each partial choice by the whole hull segments that still fit, keeps the best, drops
+// the partial choices that cannot beat it, and thins what is left down to the cap. False if it had
+// to.
 bool AllocateSearch::settle(Partials& partials, size_t level, double worst, int64_t* chosen) {
-  const Rest& rest = rest_[level + 1];
   std::vector<double> bounds(partials.size());
-  size_t at = rest.segments.size();
   size_t best_partial = 0, best_steps = 0;
   bool better = false;
+  Cursor cursor(rest_, partials.empty() ? 0.0 : room_ - partials.front().cost);
   for (size_t i = 0; i < partials.size(); ++i) {
-    const double left = unspent_ - partials[i].cost;
-    at = last_fit(rest.costs, left, at);
-    const double error = partials[i].error + rest.errors[at];
-    bounds[i] = error;
-    if (at < rest.segments.size()) {
-      bounds[i] -= rest.segments[at].slope * (left - rest.costs[at]);
-    }
+    cursor.down_to(room_ - partials[i].cost);
+    bounds[i] = partials[i].error + cursor.bound();
+    const double error = partials[i].error + cursor.whole();
     if (error < best_ - same_error_) {
       best_ = error;
       best_partial = i;
-      best_steps = at;
+      best_steps = cursor.steps();
       better = true;
     }
   }
@@ -183,11 +257,15 @@ bool AllocateSearch::settle(Partials& partials, size_t level, double worst, int6
   const size_t cap = std::max<size_t>(kMostCandidates / std::max<size_t>(options, 8), 1);
   const bool complete = kept.size() <= cap;
   if (!complete) {
-    std::nth_element(kept.begin(), kept.begin() + cap, kept.end(), [&](size_t a, size_t b) {
-      return std::pair(bounds[a], a) < std::pair(bounds[b], b);
-    });
-    kept.resize(cap);
-    std::sort(kept.begin(), kept.end());
+    // The most promising of every few neighbours in cost: what is lost is small, at any cost.
+    const size_t few = (kept.size() + cap - 1) / cap;
+    size_t groups = 0;
+    for (size_t i = 0; i < kept.size(); i += few) {
+      kept[groups++] =
+          *std::min_element(kept.begin() + i, kept.begin() + std::min(i + few, kept.size()),
+                            [&](size_t a, size_t b) { return bounds[a] < bounds[b]; });
+    }
+    kept.resize(groups);
   }
   history_.emplace_back();
   for (size_t to = 0; to < kept.size(); ++to) {
@@ -208,8 +286,9 @@ void AllocateSearch::write(const Partials& partials, size_t level, size_t partia
     parent = history_[t][parent].first;
   }
   for (size_t i = 0; i < steps; ++i) {
-    taken[rest_[level + 1].segments[i].site] = rest_[level + 1].segments[i].to;
+    taken[rest_.segments[i].site] = rest_.segments[i].to;
   }
+  std::copy(base_.begin(), base_.end(), chosen);
   for (size_t t = 0; t < order_.size(); ++t) chosen[order_[t]] = close_[t][taken[t]].index;
 }
 

@@ -9,8 +9,9 @@
 
 namespace fastprune {
 
-// A site's options times the partial choices that they extend. Beyond it, the partial choices with
-// the best bounds go on, and the result, though feasible and no worse than the base, is not proved.
+// A site's options times the partial choices that they extend. Beyond it, only the most promising
+// of every few partial choices of like cost goes on, and the result, though feasible and no worse
+// than the base, is not proved.
 constexpr size_t kMostCandidates = size_t{1} << 20;
 
 class AllocateSearch {
@@ -33,16 +34,19 @@ class AllocateSearch {
   };
   using Partials = std::vector<Partial>;
 
-  // The best that the sites from one on could do: hull segments, and the sums before each.
+  // The best that the sites still to come could do: the sums before each segment of their hulls.
   struct Rest {
-    double cost;  // of their cheapest options
-    double error;
     std::vector<HullSegment> segments;
     std::vector<double> costs, errors;  // [segments + 1]
   };
 
+  class Cursor;
+
+  void fill(int64_t* chosen);
   bool round(double gap, int64_t* chosen);
   void prepare(double gap);
+  void find_room();
+  void drop_site(size_t level);
   Partials extend(const Partials& partials, size_t level, size_t first, size_t last, double worst);
   Partials merge(const Partials& a, const Partials& b) const;
   bool settle(Partials& partials, size_t level, double worst, int64_t* chosen);
@@ -50,8 +54,10 @@ class AllocateSearch {
              int64_t* chosen) const;
 
   std::vector<std::vector<SiteOption>> options_;  // all, differences from the base
+  std::vector<int64_t> base_;
   double lambda_;
   double unspent_;
+  double limit_;
   double same_cost_;
   double same_error_;
   double best_ = 0.0;  // error of the best choice, at most that of the base
@@ -59,7 +65,8 @@ class AllocateSearch {
   // Of the current round.
   std::vector<size_t> order_;                   // sites with a choice, most options first
   std::vector<std::vector<SiteOption>> close_;  // their options with r <= gap
-  std::vector<Rest> rest_;                      // [sites with a choice + 1]
+  Rest rest_;
+  double room_;  // what of unspent_ can be spent at all
   std::vector<std::vector<std::pair<int32_t, int32_t>>> history_;  // parents and options
 };
 

@@ -6,6 +6,7 @@ Differences of cost and error are taken from the base, the best choice of whole 
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -67,7 +68,7 @@ def allocate(
             ]
             same = _SAME * sum(abs(float(s.errors[k])) for s, k in zip(sites, base, strict=True))
             search = _Search(
-                moved, float(steps.slopes[taken]), limit - spent[taken], _SAME * limit, same
+                moved, float(steps.slopes[taken]), float(limit - spent[taken]), float(limit), same
             )
             exact[row] = search.improve(chosen[row])
     return chosen, exact
@@ -116,28 +117,55 @@ class _Search:
     """From the base to the best choice; see csrc/host/allocate_search.cpp."""
 
     def __init__(
-        self, sites: list[_Options], slope: float, unspent: float, same_cost: float, same: float
+        self, sites: list[_Options], slope: float, unspent: float, limit: float, same: float
     ) -> None:
         self.sites, self.slope, self.unspent = sites, slope, unspent
-        self.same_cost, self.same = same_cost, same
+        self.limit, self.same = limit, same
         self.best = 0.0
 
     def improve(self, chosen: Integers) -> bool:
         """Replace the base in ``chosen`` by the best choice. Whether it is proved optimal."""
+        self.base = chosen.copy()
         bound = -self.slope * self.unspent
+        self._fill(chosen)
         gap = 1e-6 * (self.best - bound)
+        complete = True
         while self.best - bound > self.same:
             complete = self._round(min(gap, self.best - bound), chosen)
-            if not complete or self.best - bound <= gap:
-                return complete
+            if self.best - bound <= gap:
+                break
             gap *= 4.0
-        return True
+        return complete or self.best - bound <= self.same
+
+    def _fill(self, chosen: Integers) -> None:
+        """Spend what the base leaves: again and again the change that gains most and fits."""
+        now = [(0.0, 0.0)] * len(self.sites)
+        left = self.unspent
+        for _ in self.sites:
+            # The last option that fits is the best one of its site.
+            fits = [
+                int(np.searchsorted(site.costs, cost + left, side="right")) - 1
+                for site, (cost, _) in zip(self.sites, now, strict=True)
+            ]
+            gains = [
+                error - float(site.errors[k]) if k >= 0 else 0.0
+                for site, k, (_, error) in zip(self.sites, fits, now, strict=True)
+            ]
+            s = int(np.argmax(gains))
+            if gains[s] <= self.same:
+                break
+            self.best -= gains[s]
+            site, k = self.sites[s], fits[s]
+            left -= float(site.costs[k]) - now[s][0]
+            now[s] = float(site.costs[k]), float(site.errors[k])
+            chosen[s] = site.indices[k]
 
     def _round(self, gap: float, chosen: Integers) -> bool:
         close = [s.where(s.errors + self.slope * s.costs <= gap) for s in self.sites]
         order = [s for s in range(len(close)) if len(close[s].costs) > 1]
         order.sort(key=lambda s: -len(close[s].costs))
         options = [close[s] for s in order]
+        room = self._room(options)
         worst = gap - self.slope * self.unspent
         costs, errors = np.zeros(1), np.zeros(1)
         history: list[tuple[Integers, Integers]] = []
@@ -150,12 +178,12 @@ class _Search:
             # All partial choices with all options of this site, cheapest first.
             costs = np.add.outer(costs, own.costs).ravel()
             errors = np.add.outer(errors, own.errors).ravel()
-            left = self.unspent - costs
+            left = room - costs
             bounds = errors + np.interp(left, rest_costs, rest_errors)
             fits = np.flatnonzero(
                 (left >= rest_costs[0]) & (bounds <= min(worst, self.best - self.same))
             )
-            kept = fits[_undominated(costs[fits], errors[fits], self.same_cost)]
+            kept = fits[_undominated(costs[fits], errors[fits], _SAME * self.limit)]
             if not len(kept):
                 break
             parents, taken = np.divmod(kept, len(own.costs))
@@ -171,16 +199,31 @@ class _Search:
                 for parents, taken in reversed(history):
                     picks.insert(0, int(taken[best]))
                     best = int(parents[best])
+                chosen[:] = self.base
                 for s, o, k in zip(order, options, picks, strict=True):
                     chosen[s] = o.indices[k]
             good = np.flatnonzero(bounds <= min(worst, self.best - self.same))
             cap = max(1, _MOST_CANDIDATES // max(8, len(rest[0].costs) if rest else 1))
             if len(good) > cap:
                 complete = False
-                good = np.sort(good[np.argsort(bounds[good], kind="stable")[:cap]])
+                few = -(-len(good) // cap)
+                padded = np.append(bounds[good], np.full(-len(good) % few, np.inf))
+                best_of = padded.reshape(-1, few).argmin(1)
+                good = good[np.arange(len(best_of)) * few + best_of]
             costs, errors = costs[good], errors[good]
             history[-1] = (history[-1][0][good], history[-1][1][good])
         return complete
+
+    def _room(self, options: list[_Options]) -> float:
+        """What can be spent: if all costs are multiples of a common unit, whole units."""
+        unit = 0.0
+        for a in np.abs(np.concatenate([np.zeros(1), *(o.costs for o in options)])).tolist():
+            while a > 1e-11 * self.limit:  # else rounding
+                unit, a = a, abs(math.remainder(unit, a))
+        if unit <= 1e-8 * self.limit:
+            return self.unspent
+        units = math.floor(self.unspent / unit + 1e-8)
+        return min(self.unspent, units * unit + _SAME * self.limit)
 
 
 def _undominated(costs: Doubles, errors: Doubles, same_cost: float) -> Integers:

@@ -180,6 +180,22 @@ def test_beyond_the_cap_the_choice_fits_and_is_flagged(solve: Any) -> None:
     assert exact[0] or budget - spent < 1e-6
 
 
+def test_a_tight_cap_costs_proof_not_much_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(host, "_host", None)
+    monkeypatch.setattr(knapsack, "_MOST_CANDIDATES", 200)
+    rng = np.random.default_rng(0)
+    errors = [curve("nonconvex", 60, rng) for _ in range(8)]
+    costs = [np.append(0.0, np.cumsum(rng.integers(1, 99, 60))).astype(float) for _ in range(8)]
+    dense = int(sum(c[-1] for c in costs))
+    budgets = np.linspace(0.1, 0.9, 9) * dense // 1
+    chosen, exact = allocate(errors, costs, budgets)
+    assert not exact.all()
+    for row, budget, proved in zip(chosen, budgets, exact, strict=True):
+        assert total(costs, row) <= budget
+        best = by_dynamic_programming(errors, costs, int(budget))
+        assert total(errors, row) <= best * (1 + 1e-9 if proved else 1.05)
+
+
 def test_no_sites_and_no_budgets(solve: Any) -> None:
     chosen, exact = solve([], [], [1.0, -1.0])
     assert chosen.shape == (2, 0)
