@@ -16,6 +16,7 @@ from fastprune.budget import price_sites
 from fastprune.errors import BudgetError, DataError, NumericalError
 from fastprune.inputs import restore_dtypes
 from fastprune.pipeline import prune_to_budgets
+from fastprune.selection import METHODS
 from fastprune.settings import Settings
 from fastprune.tuning import tune
 
@@ -108,12 +109,12 @@ def test_several_budgets_from_one_calibration_equal_single_runs(bert, samples):
             assert torch.equal(p, q)
 
 
-@pytest.mark.parametrize("method", ["fisher", "magnitude", "random"])
+@pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("tune", ["weights", "scale", "none"])
 def test_methods_and_tuners_combine(bert, samples, method, tune):
     result = prune(bert, samples, 0.4, method=method, tune=tune, **QUICK)
     assert result.report.macs.kept <= 0.4
-    needs_gradients = method == "fisher" or tune == "scale"
+    needs_gradients = METHODS[method].calibrates or tune == "scale"
     assert (result.report.timing_s["calibrate"] > 0) == needs_gradients
 
 
@@ -148,7 +149,7 @@ def test_tuned_weights_that_overflow_their_type_are_refused(bert):
 
 
 def test_impossible_budgets_fail_before_any_calibration(bert, samples, monkeypatch):
-    monkeypatch.setattr("fastprune.pipeline.collect_statistics", lambda *a, **k: 1 / 0)
+    monkeypatch.setattr("fastprune.run.collect_statistics", lambda *a, **k: 1 / 0)
     for options in ({"budget": "macs=0.00001"}, {"budget": "macs=0.1", "uniform": True}):
         with pytest.raises(BudgetError, match="smallest"):
             prune(bert, samples, **options, **QUICK)
@@ -178,7 +179,7 @@ def test_a_uniform_model_loads_without_fastprune(tmp_path, samples, bert):
 def test_statistics_from_disk_give_what_a_single_run_gives(bert, samples, tmp_path, method):
     single = prune(bert, samples, tune=method, **QUICK)
     drawn = samples.draw(7, 0)
-    statistics = fastprune.collect_statistics(bert, drawn, output_fisher=method == "scale")
+    statistics = fastprune.collect_statistics(bert, drawn)
     statistics.save(tmp_path / "fisher.safetensors")
     loaded = fastprune.Statistics.load(tmp_path / "fisher.safetensors")
     again = prune(bert, drawn, tune=method, statistics=loaded, **QUICK)
@@ -191,16 +192,19 @@ def test_statistics_of_another_model_are_refused(bert, samples):
     other = fastprune.collect_statistics(tiny("bert", num_hidden_layers=2).float(), samples)
     with pytest.raises(DataError, match="another model"):
         prune(bert, samples, statistics=other, **QUICK)
-    ours = fastprune.collect_statistics(bert, samples)
-    with pytest.raises(DataError, match="output_fisher"):
-        prune(bert, samples, tune="scale", statistics=ours, **QUICK)
+    ours = fastprune.collect_statistics(bert, samples, output_fisher=False, input_moments=False)
+    assert prune(bert, samples, method="fisher", statistics=ours, **QUICK).report.warnings == []
+    with pytest.raises(DataError, match="without output_fisher,"):
+        prune(bert, samples, method="fisher", tune="scale", statistics=ours, **QUICK)
+    with pytest.raises(DataError, match="without output_fisher and input_moments"):
+        prune(bert, samples, statistics=ours, **QUICK)
 
 
 @pytest.mark.parametrize("teacher", ["dense", "staged"])
 def test_the_teacher_is_the_dense_model_or_one_pruned_half_way(bert, samples, monkeypatch, teacher):
     teachers = []
     monkeypatch.setattr(
-        "fastprune.pipeline.tune_model",
+        "fastprune.run.tune_model",
         lambda model, *args, **kwargs: (teachers.append(model), tune(model, *args, **kwargs))[1],
     )
     prune(bert, samples, 0.36, teacher=teacher, **QUICK)
@@ -221,7 +225,7 @@ def test_strict_parity_tunes_by_scales_against_a_staged_teacher(bert, samples, m
         teachers.append(teacher)
         return tune(teacher, student, *args, **kwargs)
 
-    monkeypatch.setattr("fastprune.pipeline.tune_model", spy)
+    monkeypatch.setattr("fastprune.run.tune_model", spy)
     result = prune(bert, samples, 0.5, preset="kwon2022", samples=16)
     assert (result.report.preset, result.report.tune) == ("kwon2022", "scale")
     # The original draws with replacement, in NumPy's order.
