@@ -4,6 +4,10 @@ Together they are a Kronecker-factored Fisher information of the projections' we
 Grosse 2015, K-FAC): with ``y = W x``, changing ``W`` by ``D`` costs about ``tr(D H D^T F) / 2n``,
 where ``H`` sums ``x x^T`` and ``F`` sums ``g g^T`` over ``n`` tokens, ``g`` being the gradient of a
 sample's loss with respect to ``y``.
+
+That takes ``x`` and ``g`` for independent, which they are not: a classifier that reads one token
+hardly depends on the others. ``H`` therefore counts each token by the norm of its gradient. Its
+square would be exact for a metric alike in all directions, but leaves too few tokens to learn from.
 """
 
 from __future__ import annotations
@@ -21,21 +25,20 @@ from fastprune.structure.site import Site
 
 @dataclass(frozen=True)
 class InputMoments:
-    """Moments of the inputs of the sites' output projections. Additive.
-
-    Summed over the tokens whose outputs a loss depends on: in the last layer of a classifier that
-    reads one token, that token alone.
+    """Moments of the inputs of the sites' output projections, tokens weighed. Additive.
 
     Attributes:
         columns: per site, the width of its input.
-        grams: float32 [sum(columns**2)], the flat sums of ``x x^T``.
-        sums: float32 [sum(columns)], the sums of ``x``.
-        tokens: int64 [sites], how many tokens were summed.
+        grams: float32 [sum(columns**2)], the flat sums of ``w x x^T``.
+        sums: float32 [sum(columns)], the sums of ``w x``.
+        weights: float32 [sites], the sums of ``w``, the norm of a token's gradient.
+        tokens: int64 [sites], how many tokens have a gradient.
     """
 
     columns: tuple[int, ...]
     grams: Tensor
     sums: Tensor
+    weights: Tensor
     tokens: Tensor
 
     @classmethod
@@ -46,39 +49,53 @@ class InputMoments:
             columns,
             torch.zeros(sum(n * n for n in columns), device=device),
             torch.zeros(sum(columns), device=device),
+            torch.zeros(len(columns), device=device),
             torch.zeros(len(columns), dtype=torch.int64, device=device),
         )
 
-    def gram(self, index: int) -> Tensor:
-        """Of site ``index``: float32 [columns, columns], a view."""
-        n = self.columns[index]
-        start = sum(m * m for m in self.columns[:index])
-        return self.grams[start : start + n * n].view(n, n)
+    def about_zero(self, index: int) -> Tensor:
+        """``H`` of site ``index`` with weights of mean one: float64 [columns, columns]."""
+        return self._gram(index).double() * self._scale(index)
 
-    def sum(self, index: int) -> Tensor:
-        """Of site ``index``: float32 [columns], a view."""
-        start = sum(self.columns[:index])
-        return self.sums[start : start + self.columns[index]]
+    def about_mean(self, index: int) -> Tensor:
+        """The same about the mean input, which leaves a bias free."""
+        total = self._sum(index).double() * self._scale(index)
+        mean = total / self.tokens[index].clamp(min=1)
+        return self.about_zero(index) - torch.outer(total, mean)
 
-    def centred(self, index: int) -> Tensor:
-        """Gram of site ``index`` about the mean, which leaves a bias free: float64."""
-        total = self.sum(index).double()
-        return self.gram(index).double() - torch.outer(
-            total, total / self.tokens[index].clamp(min=1)
-        )
-
-    def add(self, index: int, x: Tensor, seen: Tensor) -> None:
+    def add(self, index: int, x: Tensor, gradient: Tensor, valid: Tensor | None) -> None:
         """Add tokens in place.
 
         Args:
             index: which site's.
             x: [samples, tokens, columns], the inputs of its projection.
-            seen: bool [samples, tokens], which of them count.
+            gradient: [samples, tokens, outputs], of the summed loss at its output.
+            valid: bool [samples, tokens], a real token; None = all are.
         """
-        ops.gram(x, valid=seen, out=self.gram(index))
+        weights = torch.linalg.vector_norm(gradient, dim=-1, dtype=torch.float32)
+        if valid is not None:
+            weights = weights.where(valid, 0)
+        seen = weights > 0
+        roots = weights.sqrt()[..., None]
         # What padding holds, even NaN, does not matter.
-        self.sum(index).add_(x.where(seen[..., None], 0).sum(dim=(0, 1), dtype=torch.float32))
+        rows = (x * roots.to(x.dtype)).where(seen[..., None], 0)
+        ops.gram(rows, valid=seen, out=self._gram(index))
+        self._sum(index).add_(roots.flatten() @ rows.flatten(0, 1).float())
+        self.weights[index] += weights.sum()
         self.tokens[index] += seen.sum()
+
+    def _gram(self, index: int) -> Tensor:
+        n = self.columns[index]
+        start = sum(m * m for m in self.columns[:index])
+        return self.grams[start : start + n * n].view(n, n)
+
+    def _sum(self, index: int) -> Tensor:
+        start = sum(self.columns[:index])
+        return self.sums[start : start + self.columns[index]]
+
+    def _scale(self, index: int) -> Tensor:
+        weight = self.weights[index].double()
+        return self.tokens[index] / weight.where(weight > 0, 1)
 
     def __add__(self, other: InputMoments) -> InputMoments:
         """Sums over disjoint tokens of the same sites add up."""
@@ -86,6 +103,7 @@ class InputMoments:
             self.columns,
             self.grams + other.grams.to(self.grams.device),
             self.sums + other.sums.to(self.sums.device),
+            self.weights + other.weights.to(self.weights.device),
             self.tokens + other.tokens.to(self.tokens.device),
         )
 
@@ -107,7 +125,7 @@ class Moments:
             sites: of one model, in order.
             device: where sums are kept.
             output_fisher: whether to sum ``g g^T``.
-            inputs: whether to sum ``x x^T`` and ``x``.
+            inputs: whether to sum ``w x x^T`` and ``w x``.
         """
         outputs = sites[0].outputs
         self.output_fisher = (
@@ -127,8 +145,7 @@ class Moments:
         if self.output_fisher is not None:
             ops.gram(gradient, valid=valid, out=self.output_fisher[index])
         if self.inputs is not None:
-            seen = (gradient != 0).any(-1)
-            self.inputs.add(index, x, seen if valid is None else seen & valid)
+            self.inputs.add(index, x, gradient, valid)
 
     def check_finite(self) -> None:
         """Refuse sums that overflowed.

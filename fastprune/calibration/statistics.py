@@ -17,6 +17,9 @@ from fastprune.structure.site import Site
 FisherKind = Literal["sample", "batch"]
 
 
+_INPUT_MOMENTS = ("grams", "sums", "weights", "tokens")
+
+
 class Needs(TypedDict):
     """What a method of selection or tuning needs of :class:`Statistics`."""
 
@@ -174,7 +177,7 @@ class Statistics:
         fields["columns"] = () if inputs is None else inputs.columns
         tensors = {"blocks": self.blocks, "output_fisher": self.output_fisher}
         if inputs is not None:
-            tensors |= {"grams": inputs.grams, "sums": inputs.sums, "seen": inputs.tokens}
+            tensors |= {name: getattr(inputs, name) for name in _INPUT_MOMENTS}
         write_sums(path, {k: v for k, v in tensors.items() if v is not None}, fields)
 
     @classmethod
@@ -195,7 +198,8 @@ class Statistics:
                 "output_fisher": (len(sizes), outputs, outputs),
                 "grams": (sum(n * n for n in columns),),
                 "sums": (sum(columns),),
-                "seen": (len(columns),),
+                "weights": (len(columns),),
+                "tokens": (len(columns),),
             }
             check_shapes(path, tensors, shapes)
             return cls(
@@ -203,9 +207,7 @@ class Statistics:
                 sizes,
                 tensors.get("blocks"),
                 output_fisher=tensors.get("output_fisher"),
-                input_moments=InputMoments(
-                    columns, tensors["grams"], tensors["sums"], tensors["seen"]
-                )
+                input_moments=InputMoments(columns, *(tensors[name] for name in _INPUT_MOMENTS))
                 if columns
                 else None,
                 **fields,

@@ -29,6 +29,12 @@ from fastprune.structure import Site, get_projection
 # Directions of an output that no sample's loss depends on count this much of the mean, so that
 # rounding in float32 sums cannot make the metric indefinite.
 _METRIC_FLOOR = 1e-4
+# A variance below this share of the mean square is rounding of float32 sums.
+_CONSTANT = 1e-6
+_EXTREME = (
+    "{}: no order of removal can be found in the moments collected there; check the calibration "
+    "samples for extreme activations, or use --dtype float32"
+)
 _TINY = torch.finfo(torch.float64).tiny
 
 
@@ -67,10 +73,7 @@ def removal_paths(
         )
         if info.any():
             failed = sites[some[int(info.nonzero()[0])]].name
-            raise NumericalError(
-                f"{failed}: no order of removal can be found in the moments of its inputs; check "
-                "the calibration samples for extreme activations, or use --dtype float32"
-            )
+            raise NumericalError(_EXTREME.format(failed))
         sizes = [sites[i].units for i in some]
         paths += [
             _path(removed, errors * problem.unit)
@@ -100,22 +103,30 @@ def _problem(
     model: nn.Module, site: Site, statistics: Statistics, index: int, plain: bool
 ) -> _Problem:
     moments, fisher = statistics.kronecker_factors()
-    tokens = moments.tokens[index].double().clamp(min=1)
-    # About the mean, because tuning leaves the bias free, and damped as it will be there.
-    gram = moments.centred(index)
-    ridge = RIDGE * moments.gram(index).diagonal().double().mean()
-    gram.diagonal().add_(torch.where(ridge > 0, ridge, 1.0))
-    inverse = torch.cholesky_inverse(torch.linalg.cholesky_ex(gram).L)
-    weight = get_projection(model, site)[0].detach().to(gram).T
-    # Inputs that are never anything but zero cost nothing.
-    weight = weight * (ridge > 0)
+    weight, bias = get_projection(model, site)
+    about_zero = moments.about_zero(index)
+    # About the mean where tuning leaves a bias free, and damped as it will be there.
+    gram = about_zero.clone() if bias is None else moments.about_mean(index)
+    varies = gram.diagonal() > _CONSTANT * about_zero.diagonal()
+    ridge = RIDGE * about_zero.diagonal().mean()
+    gram.diagonal().add_(ridge.where(ridge > 0, 1))
+    inverse = torch.cholesky_inverse(_factor(gram, site))
+    # Inputs that never change cost nothing, whatever the ridge says: the bias makes up for them.
+    rows = weight.detach().to(gram).T * varies[:, None]
     if plain:
-        size = (moments.gram(index).double() @ weight * weight).sum()
-        return _Problem(inverse, weight.contiguous(), 1 / size.clamp(min=_TINY))
+        size = (about_zero @ rows * rows).sum()
+        return _Problem(inverse, rows.contiguous(), 1 / size.clamp(min=_TINY))
     metric = fisher[index].double()
     metric.diagonal().add_((_METRIC_FLOOR * metric.diagonal().mean()).clamp(min=_TINY))
-    root = torch.linalg.cholesky_ex(metric).L
-    return _Problem(inverse, weight @ root, 1 / (2 * tokens * statistics.samples))
+    tokens = moments.tokens[index].clamp(min=1)
+    return _Problem(inverse, rows @ _factor(metric, site), 1 / (2.0 * tokens * statistics.samples))
+
+
+def _factor(matrix: Tensor, site: Site) -> Tensor:
+    factor, info = torch.linalg.cholesky_ex(matrix)
+    if info:
+        raise NumericalError(_EXTREME.format(site.name))
+    return factor
 
 
 def _path(order: Tensor, curve: Tensor) -> RemovalPath:
