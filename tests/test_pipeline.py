@@ -110,7 +110,7 @@ def test_several_budgets_from_one_calibration_equal_single_runs(bert, samples):
 
 
 @pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("tune", ["weights", "scale", "none"])
+@pytest.mark.parametrize("tune", ["weights", "scale", "bias", "none"])
 def test_methods_and_tuners_combine(bert, samples, method, tune):
     result = prune(bert, samples, 0.4, method=method, tune=tune, **QUICK)
     assert result.report.macs.kept <= 0.4

@@ -24,7 +24,13 @@ from fastprune.progress import progress_bar
 from fastprune.structure import Site, find_sites, get_projection, set_projection
 from fastprune.structure.declaration import anatomy
 from fastprune.tuning.readout import Readout, find_readout, select_tokens
-from fastprune.tuning.solvers import SolveFailure, Tuner, reconstruct_weights, scale_units
+from fastprune.tuning.solvers import (
+    SolveFailure,
+    Tuner,
+    correct_bias,
+    reconstruct_weights,
+    scale_units,
+)
 from fastprune.tuning.student import Halt, Student
 from fastprune.tuning.system import LeastSquares
 from fastprune.tuning.teacher import Teacher
@@ -35,6 +41,7 @@ _TRIED = 512
 TUNERS: dict[str, Tuner | None] = {
     "weights": Tuner(reconstruct_weights, emptied=True),
     "scale": Tuner(scale_units),
+    "bias": Tuner(correct_bias, inputs=False, emptied=True),
     "none": None,
 }
 """Ways to tune, by the name users give."""
@@ -141,7 +148,8 @@ def _tune_sites(
                 targets = {name: target.index_select(0, read) for name, target in targets.items()}
             target = targets[site.name]
             metric = metrics.get(site.name)
-            system, size = _sum_up(student, site, follower.halts(site), target, metric)
+            halts = follower.halts(site)
+            system, size = _sum_up(student, site, halts, target, metric, inputs=tuner.inputs)
             yield _solve(student, site, system, size, tuner)
         if not last:
             follower.leave()
@@ -170,7 +178,13 @@ def _read_tokens(readout: Readout, trace: Trace, device: torch.device) -> Tensor
 
 
 def _sum_up(
-    student: nn.Module, site: Site, halts: Iterable[Halt], target: Tensor, metric: Tensor | None
+    student: nn.Module,
+    site: Site,
+    halts: Iterable[Halt],
+    target: Tensor,
+    metric: Tensor | None,
+    *,
+    inputs: bool,
 ) -> tuple[LeastSquares, Tensor]:
     """How far the student's sublayer is from its target [tokens, outputs], and why.
 
@@ -178,7 +192,7 @@ def _sum_up(
         The least-squares problem, and the sum of squares of the target (float64 scalar).
     """
     weight, bias = get_projection(student, site)
-    system = LeastSquares(site.columns, site.outputs, weight.device, metric)
+    system = LeastSquares(site.columns if inputs else 0, site.outputs, weight.device, metric)
     size = torch.zeros((), dtype=torch.float64, device=weight.device)
     by_sums = False
     for halt in halts:
@@ -187,11 +201,11 @@ def _sum_up(
         error = wanted - halt.residual.float()
         if bias is not None:
             error -= bias
-        if halt.span.start == 0:
+        if halt.span.start == 0 and inputs:
             by_sums = _digits_to_spare(halt.x, error, weight)
         if not by_sums:
             error -= nn.functional.linear(halt.x, weight.to(halt.x.dtype))
-        system.add(halt.x, error)
+        system.add(halt.x if inputs else halt.x[:, :0], error)
     if by_sums:
         system.subtract(weight)
     return system, size
