@@ -39,15 +39,19 @@ from fastprune.tuning import TUNERS
 @click.option("--overwrite", is_flag=True, help="Replace an existing output directory.")
 @click.option(
     "--method",
-    type=click.Choice(METHODS),
-    default="fisher",
-    show_default=True,
-    help="How units are chosen.",
+    type=click.Choice(list(METHODS)),
+    help="How units are chosen.  [default: obs]",
 )
 @click.option(
     "--tune",
     type=click.Choice(list(TUNERS)),
     help="How the units that stay are corrected.  [default: weights]",
+)
+@click.option(
+    "--stages",
+    default=1,
+    show_default=True,
+    help="Prune in this many steps, calibrating and tuning at each.",
 )
 @click.option(
     "--teacher",
