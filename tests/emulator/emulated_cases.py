@@ -648,8 +648,8 @@ def obs_cases() -> Iterator[tuple[str, Case]]:
         [(97, 1), (129, 1)],
         [(257, 1)],
         [(5, 2), (3, 3), (40, 1)],
-        [(4, 8), (1, 5), (7, 31)],
-        [(3, 64), (2, 65)],
+        [(4, 8), (1, 5), (3, 31)],
+        [(2, 64), (2, 65)],
         [(2, 256)],
         [(1, 1), (2, 2)] * 66,
     ]:
@@ -660,19 +660,15 @@ def obs_cases() -> Iterator[tuple[str, Case]]:
             f"{outputs} outputs, {dtype}",
             partial(check_obs, sites=[(37, 1), (5, 3)], outputs=outputs, dtype=dtype),
         )
-    for group in (1, 2):
-        yield (
-            f"groups of {group}, one unit cannot go",
-            partial(
-                check_obs, sites=[(70, group), (35, group), (40, group)], spoil={0: 3, 1: 34, 2: 0}
-            ),
-        )
-        yield f"groups of {group}, ties", partial(check_obs_ties, sites=[(75, group), (35, group)])
-        for usable in (0, 1, 31, 32, 33):
-            yield (
-                f"groups of {group}, {usable} units can go",
-                partial(check_obs_early_end, sites=[(60, group), (90, group)], usable=usable),
-            )
+    for group, most in ((1, 70), (2, 12)):
+        sites = [(most, group), (most // 2, group), (most // 2 + 5, group)]
+        spoil = {0: 3, 1: most // 2 - 1, 2: 0}
+        name = f"groups of {group}"
+        yield f"{name}, one unit cannot go", partial(check_obs, sites=sites, spoil=spoil)
+        yield f"{name}, ties", partial(check_obs_ties, sites=sites)
+        for usable in (0, 1, most // 2 - 4, most // 2 - 3, most // 2 - 2):
+            early_end = partial(check_obs_early_end, sites=sites, usable=usable)
+            yield f"{name}, {usable} units can go", early_end
 
 
 # ---- All ----------------------------------------------------------------------------------------
