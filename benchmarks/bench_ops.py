@@ -229,3 +229,45 @@ def test_equal_lstsq(compared: Compared, device: torch.device, shape: Shape) -> 
         rounds=3,
         **_solve_work(sizes, columns),
     )
+
+
+@pytest.mark.shapes(
+    cpu=[
+        (1, 1536, 0, 32, 384, "float64"),
+        (6, 1536, 12, 32, 384, "float64"),
+        (6, 1536, 12, 32, 384, "float32"),
+    ],
+    cuda=[(12, 3072, 12, 64, 768, "float64"), (12, 3072, 12, 64, 768, "float32")],
+    tiny=[(2, 40, 3, 4, 7, "float64"), (2, 40, 3, 4, 7, "float32")],
+)
+def test_obs_greedy(compared: Compared, device: torch.device, shape: Shape) -> None:
+    """layers, filters, heads, columns per head, outputs: an FFN and an attention site a layer."""
+    layers, filters, heads, head_size, outputs, dtype = shape
+    kinds = [(filters, 1), (heads, head_size)] * layers
+    sizes, groups = ([kind[i] for kind in kinds if kind[0]] for i in range(2))
+    columns = [size * group for size, group in zip(sizes, groups, strict=True)]
+    arithmetic = getattr(torch, dtype)
+    systems, weight = _systems(device, columns, outputs)
+    inverses = [torch.linalg.inv(system).to(arithmetic) for system in systems]
+    weight = weight.to(arithmetic)
+    flat = torch.cat([inverse.flatten() for inverse in inverses])
+    results: dict[str, Tensor] = {}
+
+    def ours() -> None:
+        results["ours"] = ops.obs_greedy(flat, weight, sizes, groups)[1]
+
+    def direct() -> None:
+        parts = zip(inverses, weight.split(columns), groups, strict=True)
+        results["direct"] = torch.cat([textbook.obs_greedy(*part)[1] for part in parts])
+
+    compared(
+        ours=ours,
+        baselines={"direct rank-one": direct},
+        rounds=5,
+        once=["direct rank-one"],
+        flops=sum(n**3 + n * n * outputs for n in columns),
+        bytes=flat.nbytes / 2 + weight.nbytes,
+        arithmetic=arithmetic,
+    )
+    # Both are the same mathematics; near ties may fall either way, and the errors hardly differ.
+    torch.testing.assert_close(results["ours"], results["direct"], rtol=1e-3, atol=0)

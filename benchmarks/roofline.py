@@ -62,7 +62,7 @@ def table(operations: Sequence[Extra]) -> str:
 def _row(extra: Extra) -> tuple[str, ...]:
     share, bound = attained(extra)
     best = min(extra["speedup"], key=extra["speedup"].get)
-    wanted = [t for t in TARGETS if extra["device"] == "cuda" and t.case == extra["case"]]
+    wanted = [t for t in TARGETS if t.device == extra["device"] and t.case == extra["case"]]
     return (
         extra["case"],
         extra["device"],

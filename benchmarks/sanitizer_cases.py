@@ -43,6 +43,9 @@ def cases() -> Iterator[Case]:
     yield from of("tuning_system", weighed, (*_INPUTS, F64), (), ("sum32", "gaps"))
     systems = [(3, 12, 7, 31), (70, 33, 64), (33, 64, 65), (5, 191, 192, 193), (200, 130)]
     yield from of("block_lstsq", systems, (F32, F64), ())
+    # One either side of a panel, a tile and a block's threads; heads; the widest units.
+    removed = [(3, 31, 1, 65, 1, 257, 1), (33, 12, 64, 5, 3, 97, 1), (7, 2, 256)]
+    yield from of("obs_greedy", removed, (F32, F64), ())
 
 
 def main() -> None:

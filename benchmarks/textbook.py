@@ -1,4 +1,6 @@
-"""Kwon et al. 2022 as the paper has it, in plain PyTorch and SciPy: what fastprune is held to.
+"""The methods as their papers have them, in plain PyTorch and SciPy: what fastprune is held to.
+
+Kwon et al. 2022, and Optimal Brain Surgeon (Hassibi & Stork 1993) on groups of columns.
 
 Nothing here is clever on purpose. Costs are recomputed at every step and every batch, and the
 per-head outputs are materialised; the results are those of ``fastprune.ops`` all the same, which
@@ -40,6 +42,49 @@ def greedy_rearrange(grads: Tensor, mask: Tensor) -> Tensor:
     result = torch.ones_like(mask)
     result[pruned] = 0.0
     return result
+
+
+def obs_greedy(inverse: Tensor, weight: Tensor, group: int) -> tuple[Tensor, Tensor]:
+    """Optimal Brain Surgeon on one site, P and W updated in full after every unit.
+
+    Args:
+        inverse: [columns, columns], symmetric positive definite.
+        weight: [columns, outputs].
+        group: columns per unit.
+
+    Returns:
+        The units in order of removal, and the error after each.
+    """
+    p, w = inverse.clone(), weight.clone()
+    units = len(w) // group
+    by_unit = w.view(units, group, -1)
+    blocks = p.view(units, group, units, group).diagonal(dim1=0, dim2=2).permute(2, 0, 1)
+    gone = torch.zeros(units, dtype=torch.bool, device=p.device)
+    order, costs = [], []
+    for _ in range(units):
+        if group == 1:
+            cost = w.square().sum(1) / p.diagonal()
+        else:
+            cost = (by_unit * torch.linalg.solve(blocks, by_unit)).sum((1, 2))
+        unit = cost.masked_fill_(gone, float("inf")).argmin()
+        order.append(unit)
+        costs.append(cost[unit])
+        gone[unit] = True
+        columns = slice(int(unit) * group, (int(unit) + 1) * group)
+        if group == 1:
+            column = p[columns].flatten() / p[columns, columns].sqrt().flatten()
+            white = w[columns].flatten() / p[columns, columns].sqrt().flatten()
+            p.addr_(column, column, alpha=-1)
+            w.addr_(column, white, alpha=-1)
+        else:
+            solved = torch.linalg.solve(p[columns, columns], torch.hstack([p[columns], w[columns]]))
+            across = p[:, columns].clone()
+            p.addmm_(across, solved[:, : len(p)], alpha=-1)
+            w.addmm_(across, solved[:, len(p) :], alpha=-1)
+        # What is left of the unit is rounding; a block of ones keeps the batch solvable.
+        p[columns] = w[columns] = 0.0
+        p[columns, columns].fill_diagonal_(1.0)
+    return torch.stack(order), torch.stack(costs).cumsum(0)
 
 
 def tune_heads(batches: Batches, weight: Tensor, group: int) -> Tensor:

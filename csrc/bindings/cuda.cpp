@@ -93,6 +93,16 @@ std::tuple<Tensor, Tensor> block_lstsq(const Tensor& systems, const Tensor& rhs,
   return {call.outputs[0], call.outputs[1]};
 }
 
+std::tuple<Tensor, Tensor, Tensor> obs_greedy(const Tensor& inverse, const Tensor& weight,
+                                              const Sizes& sizes, const Sizes& groups) {
+  const auto call = obs_greedy_call(inverse, weight, sizes, groups);
+  const Tensor workspace = scratch(inverse, obs_greedy_workspace(call.args));
+  launch_on("obs_greedy", inverse, [&](Stream stream) {
+    return obs_greedy_cuda(call.args, workspace.mutable_data_ptr(), stream);
+  });
+  return {call.outputs[0], call.outputs[1], call.outputs[2]};
+}
+
 }  // namespace
 }  // namespace fastprune
 
@@ -103,4 +113,5 @@ STABLE_TORCH_LIBRARY_IMPL(fastprune, CUDA, m) {
   m.impl("gram", TORCH_BOX(&fastprune::gram));
   m.impl("tuning_system", TORCH_BOX(&fastprune::tuning_system));
   m.impl("block_lstsq", TORCH_BOX(&fastprune::block_lstsq));
+  m.impl("obs_greedy", TORCH_BOX(&fastprune::obs_greedy));
 }

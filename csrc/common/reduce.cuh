@@ -46,6 +46,11 @@ __device__ __forceinline__ uint64_t ordered(double value) {
   return bits & kSign ? ~bits : bits | kSign;
 }
 
+__device__ __forceinline__ double from_ordered(uint64_t bits) {
+  constexpr uint64_t kSign = uint64_t{1} << 63;
+  return __longlong_as_double(static_cast<long long>(bits & kSign ? bits ^ kSign : ~bits));
+}
+
 // A cost, as ordered() gives it, and the position that breaks ties: the lower position wins.
 struct Candidate {
   uint64_t cost;

@@ -89,8 +89,8 @@ FASTPRUNE_CLONES void advance(Real pivot, Real half_cost, int64_t count, Real* l
     *reinterpret_cast<Vector*>(p + j) = p_new;
     *reinterpret_cast<Vector*>(m + j) = m_new;
     const Vector value = m_new / p_new;
-    const auto usable = (p_new > zero) & (p_new < infinity) & (value < infinity) &
-                        (value > -infinity);
+    const auto usable =
+        (p_new > zero) & (p_new < infinity) & (value < infinity) & (value > -infinity);
     const Vector clamped = value > zero ? value : zero;
     *reinterpret_cast<Vector*>(cost + j) = usable ? clamped : infinity;
   }
@@ -231,7 +231,8 @@ class Site {
     }
   }
 
-  // Units of several columns. R^T into `factor_` and K into `kernel_`; false where R does not exist.
+  // Units of several columns. R^T into `factor_` and K into `kernel_`; false where R does not
+  // exist.
   bool factor(int64_t slot) {
     std::copy_n(p_blocks_.get() + slot * block_size(), block_size(), factor_.get());
     if (factor_upper(group_, factor_.get(), group_) != 0) return false;
@@ -371,9 +372,9 @@ class Site {
   Buffer<Real> panel_;   // capacity_ rows of L, then as many of Z
   int64_t depth_ = 0;    // rows of each in use
   Buffer<Real> packed_;  // the panel for the micro kernel
-  Buffer<Real> p_blocks_, m_blocks_;         // diagonal blocks, current
+  Buffer<Real> p_blocks_, m_blocks_;        // diagonal blocks, current
   Buffer<Real> factor_, kernel_, scratch_;  // of a unit of several columns
-  Buffer<Real> cost_;                        // of every unit; infinite = cannot go
+  Buffer<Real> cost_;                       // of every unit; infinite = cannot go
   std::vector<int32_t> unit_;
 };
 
@@ -399,7 +400,8 @@ void run_sites(const ObsGreedyArgs& args, const TaskRunner& run) {
     Site<Real> site(static_cast<const Real*>(args.inverse) + task.matrix,
                     static_cast<const Real*>(args.weight) + task.column * args.outputs,
                     args.sizes[task.site], args.groups[task.site], args.outputs);
-    args.info[task.site] = site.run(args.order + task.unit, static_cast<Real*>(args.curve) + task.unit);
+    args.info[task.site] =
+        site.run(args.order + task.unit, static_cast<Real*>(args.curve) + task.unit);
   });
 }
 

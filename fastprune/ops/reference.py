@@ -128,22 +128,27 @@ def obs_greedy(
 
 
 def _remove_units(p: Tensor, w: Tensor, group: int, order: Tensor, curve: Tensor) -> int:
-    left = torch.ones_like(order, dtype=torch.bool)
+    total, left = 0.0, torch.ones_like(order, dtype=torch.bool)
     for step in range(len(order)):
-        blocks = p.view(len(order), group, -1, group).diagonal(dim1=0, dim2=2).permute(2, 0, 1)
-        r, bad = torch.linalg.cholesky_ex(blocks)
-        white = torch.linalg.solve_triangular(r, w.view(len(order), group, -1), upper=False)
-        cost = (
-            white.square()
-            .sum((1, 2))
-            .where(left & (bad == 0), float("inf"))
-            .nan_to_num(float("inf"))
-        )
-        u = cost.argmin()
+        r, white, cost = _removal_costs(p, w, group)
+        cost = cost.where(left, float("inf"))
+        u = int(cost.argmin())
         if cost[u].isinf():
             order[step:] = left.nonzero()[:, 0]
             return step + 1
-        left[u], order[step], curve[step] = False, u, cost[u] + (curve[step - 1] if step else 0)
-        l = torch.linalg.solve_triangular(r[u], p.view(len(order), group, -1)[u], upper=False)
-        p, w = p - l.T @ l, w - l.T @ white[u]
+        left[u], order[step], total = False, u, total + float(cost[u])
+        curve[step] = total
+        rows = torch.linalg.solve_triangular(r[u], p[u * group : (u + 1) * group], upper=False)
+        p, w = p - rows.T @ rows, w - rows.T @ white[u]
     return 0
+
+
+def _removal_costs(p: Tensor, w: Tensor, group: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Of every unit the lower Cholesky factor R of its block, R^-1 W, and the cost of removal."""
+    units = len(w) // group
+    blocks = p.view(units, group, units, group).diagonal(dim1=0, dim2=2).permute(2, 0, 1)
+    r, bad = torch.linalg.cholesky_ex(blocks)
+    white = torch.linalg.solve_triangular(r, w.view(units, group, -1), upper=False)
+    cost = white.square().sum((1, 2))
+    usable = (bad == 0) & r.isfinite().flatten(1).all(1) & cost.isfinite()
+    return r, white, cost.where(usable, float("inf"))

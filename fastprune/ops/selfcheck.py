@@ -54,6 +54,10 @@ def self_check(device: torch.device) -> dict[str, float]:
             ops.block_lstsq(blocks, cross, _SIZES, 1e-2)[0],
             reference.block_lstsq(blocks, cross, _SIZES, 1e-2)[0],
         ),
+        "obs_greedy": lambda: (
+            ops.obs_greedy(blocks, cross, [5, 11], [1, 3])[1],
+            reference.obs_greedy(blocks, cross, [5, 11], [1, 3])[1],
+        ),
     }
     errors = {}
     for name, check in checks.items():

@@ -23,6 +23,22 @@ def test_the_greedy_loop_gives_the_masks_of_the_operation(units, rows, pruned):
     assert torch.equal(textbook.greedy_rearrange(grads, mask), expected)
 
 
+@pytest.mark.parametrize(("units", "group"), [(1, 1), (41, 1), (6, 5)])
+def test_the_direct_rank_one_updates_remove_the_same_units(units, group):
+    generator = torch.Generator().manual_seed(units)
+    n = units * group
+    x = torch.randn(4 * n, n, generator=generator, dtype=torch.float64)
+    inverse = torch.linalg.inv(x.T @ x / len(x))
+    weight = torch.randn(n, 9, generator=generator, dtype=torch.float64)
+    expected_order, expected, info = ops.obs_greedy(inverse.flatten(), weight, [units], [group])
+    assert info.item() == 0
+    order, curve = textbook.obs_greedy(inverse, weight, group)
+    assert torch.equal(order.int(), expected_order)
+    # Two ways round a factorisation of n columns (Higham 2002, theorem 10.3).
+    relative = 4 * (n + 2) * torch.finfo(torch.float64).eps * float(torch.linalg.cond(inverse))
+    torch.testing.assert_close(curve, expected, rtol=relative, atol=0)
+
+
 @pytest.mark.parametrize(("units", "group"), [(3, 4), (7, 1)])
 def test_mask_tuning_gives_the_scales_of_the_operations(units, group):
     generator = torch.Generator().manual_seed(units)

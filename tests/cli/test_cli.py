@@ -81,6 +81,7 @@ def test_doctor_checks_every_operation():
     assert found["healthy"]
     assert set(found["self_check"]["cpu"]) == {
         "mask_grad", "fisher_outer", "greedy_rearrange", "gram", "tuning_system", "block_lstsq",
+        "obs_greedy",
     }  # fmt: skip
     assert "healthy" in run("doctor").output
 

@@ -82,6 +82,7 @@ SHARED = {
     "syrk_core": ["gram"],
     "cholesky": ["block_lstsq"],
     "block_lstsq_small": ["block_lstsq"],
+    "obs_greedy_steps": ["obs_greedy"],
     "reduce": ["greedy_rearrange", "block_lstsq"],
 }
 BARRIERS = [

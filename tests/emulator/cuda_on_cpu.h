@@ -117,6 +117,12 @@ inline long long __double_as_longlong(double value) {
   return bits;
 }
 
+inline double __longlong_as_double(long long bits) {
+  double value;
+  std::memcpy(&value, &bits, sizeof value);
+  return value;
+}
+
 // A macro, because some C libraries have a function of this name.
 #define rsqrt(value) (1 / sqrt(value))
 

@@ -124,6 +124,11 @@ ARGS = {
         "BlockLstsqArgs", systems=c_void_p, rhs=c_void_p, dtype=c_int32, sites=c_int64,
         sizes=c_void_p, columns=c_int64, damping=c_double, out=c_void_p, info=c_void_p,
     ),
+    "obs_greedy": _struct(
+        "ObsGreedyArgs", inverse=c_void_p, weight=c_void_p, dtype=c_int32, sites=c_int64,
+        sizes=c_void_p, groups=c_void_p, outputs=c_int64, order=c_void_p, curve=c_void_p,
+        info=c_void_p,
+    ),
 }  # fmt: skip
 
 
@@ -231,6 +236,17 @@ class Emulator:
             info=info,
         )  # fmt: skip
         return out, info
+
+    def obs_greedy(self, inverse, weight, sizes, groups):
+        order = np.full(sum(sizes), -77, np.int32)
+        curve = np.full(sum(sizes), np.nan, weight.dtype)
+        info = np.full(len(sizes), -77, np.int32)
+        self._call(
+            "obs_greedy", workspace=True, inverse=inverse, weight=weight,
+            dtype=DTYPES[weight.dtype], sites=len(sizes), sizes=_sizes(sizes),
+            groups=_sizes(groups), outputs=weight.shape[1], order=order, curve=curve, info=info,
+        )  # fmt: skip
+        return order, curve, info
 
 
 def _argument(value: object) -> object:

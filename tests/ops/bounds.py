@@ -58,3 +58,54 @@ def tuning_system(gram: Tensor, weight: Tensor, cross: Tensor, group: int) -> An
     return exact, tuple(
         _sum_bound(k + group * group, eps, m) + torch.finfo(gram.dtype).eps * m for m in magnitudes
     )
+
+
+def obs_sites(
+    inverse: Tensor,
+    weight: Tensor,
+    sizes: list[int],
+    groups: list[int],
+    order: Tensor,
+    curve: Tensor,
+) -> Any:
+    """The arguments of :func:`check_removals` for every site that has units."""
+    columns = [size * group for size, group in zip(sizes, groups, strict=True)]
+    squares = inverse.double().split([n * n for n in columns])
+    parts = (squares, weight.split(columns), groups, order.split(sizes), curve.split(sizes))
+    for p, w, group, removed, error in zip(*parts, strict=True):
+        if len(removed):
+            yield p.view(len(w), len(w)), w.double(), group, removed.tolist(), error
+
+
+def check_removals(
+    p: Tensor, w: Tensor, group: int, order: list[int], curve: Tensor, done: int | None = None
+) -> None:
+    """Every removal of ``order`` was the cheapest at its time, and ``curve`` sums exact costs.
+
+    The costs are those of the op's own order, P and W updated in full, so that a choice between
+    costs that differ by less than rounding does no harm.
+
+    A factor of P and what is formed with it are off by about n * eps of their largest entries
+    (Higham 2002, theorem 10.3), which costs divide by pivots as small as the smallest eigenvalue.
+    """
+    assert sorted(order) == list(range(len(order)))
+    tolerance = 2 * (len(w) + 2) * torch.finfo(curve.dtype).eps * float(torch.linalg.cond(p))
+    assert tolerance < 1e-3, "a bound that says nothing"
+    left, total, scale = list(range(len(order))), 0.0, 0.0
+    for unit, error in zip(order[:done], curve.tolist(), strict=False):
+        rows = {u: slice(u * group, (u + 1) * group) for u in left}
+        solved = torch.linalg.solve(
+            torch.stack([p[r, r] for r in rows.values()]),
+            torch.stack([w[r] for r in rows.values()]),
+        )
+        costs = {u: float((w[rows[u]] * x).sum()) for u, x in zip(left, solved, strict=True)}
+        scale = max(scale, *costs.values())
+        assert costs[unit] <= min(costs.values()) + tolerance * scale
+        total += costs[unit]
+        assert abs(error - total) <= tolerance * (total + scale)
+        r = rows[unit]
+        p, w = (
+            p - p[:, r] @ torch.linalg.solve(p[r, r], p[r]),
+            w - p[:, r] @ solved[left.index(unit)],
+        )
+        left.remove(unit)

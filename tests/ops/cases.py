@@ -132,6 +132,29 @@ def _block_lstsq(case: Case, g: torch.Generator) -> dict[str, Any]:
     }
 
 
+def _obs_greedy(case: Case, g: torch.Generator) -> dict[str, Any]:
+    """outputs, then size and group of every site; trait "tied" makes all of it exact."""
+    outputs, *rest = case.extents
+    sizes, groups = rest[::2], rest[1::2]
+    inverses = [torch.zeros(0, dtype=F64)]
+    for n in (size * group for size, group in zip(sizes, groups, strict=True)):
+        # Integers, so that the product is the same whatever the number of threads; eight rows a
+        # column keep the condition near (1 + 8 ** -0.5) ** 2 / (1 - 8 ** -0.5) ** 2 = 4.4.
+        x = torch.randint(-4, 5, (8 * n, n), generator=g, dtype=F64)
+        p = torch.eye(n, dtype=F64) if "tied" in case.traits else x.T @ x / max(8 * n, 1)
+        inverses.append(p.flatten())
+    columns = sum(size * group for size, group in zip(sizes, groups, strict=True))
+    weight = torch.randn(columns, outputs, generator=g, dtype=F64)
+    if "tied" in case.traits:
+        weight = weight.round()
+    return {
+        "inverse": torch.cat(inverses).to(case.dtype),
+        "weight": _laid_out(weight.to(case.dtype), case.traits),
+        "sizes": sizes,
+        "groups": groups,
+    }
+
+
 _MAKERS = {
     "mask_grad": _mask_grad,
     "fisher_outer": _fisher_outer,
@@ -139,6 +162,7 @@ _MAKERS = {
     "gram": _gram,
     "tuning_system": _tuning_system,
     "block_lstsq": _block_lstsq,
+    "obs_greedy": _obs_greedy,
 }
 
 
@@ -200,4 +224,22 @@ CASES = [
         (F32, F64),
     ),
     *_cases("block_lstsq", [(1, 385), (40, 577), (200, 400)], (F64,)),
+    *_cases(
+        "obs_greedy",
+        [
+            (3,),
+            (4, 0, 1),
+            (0, 5, 1),
+            (1, 1, 1),
+            (2, 0, 3, 1, 64, 1, 1),
+            (5, 7, 1, 13, 2),
+            (17, 63, 1, 64, 1, 65, 1),
+            (1, 129, 1, 31, 1),
+            (31, 3, 64, 5, 3, 2, 255, 97, 1),
+            (150, 7, 8, 40, 1, 3, 31, 2, 33),
+        ],
+        (F32, F64),
+        ((), ("tied",), ("gaps",), ("transposed",)),
+    ),
+    *_cases("obs_greedy", [(9, 2, 256), (20, 449, 1)], (F32, F64)),
 ]

@@ -28,6 +28,7 @@ results = [
     ops.greedy_rearrange(blocks, [2, 4], torch.tensor([1.0, 0, 1, 0, 1, 0])),
     *system,
     *ops.block_lstsq(system[0].flatten(), system[1], [2], 0.1),
+    *ops.obs_greedy(torch.eye(4).flatten(), x[0, :4], [2], [2]),
     torch.tensor(heads),
     torch.tensor(filters),
     torch.tensor(chosen),

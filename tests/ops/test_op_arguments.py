@@ -71,6 +71,26 @@ BAD: list[tuple[str, Callable[[], Any], str]] = [
         lambda: ops.block_lstsq(torch.ones(1).expand(4097**2), torch.ones(4097), [4097], 0.0),
         "4097 > 4096",
     ),
+    ("groups", lambda: ops.obs_greedy(X[0, 0], X[0], [1], []), "1 sizes, but 0 groups"),
+    ("no columns", lambda: ops.obs_greedy(X[0, 0], X[0], [1], [0]), "within [1, 256]: [0]"),
+    ("wide group", lambda: ops.obs_greedy(X[0, 0], X[0], [1], [257]), "within [1, 256]: [257]"),
+    ("inverse", lambda: ops.obs_greedy(X[0, 0], X[0], [3], [1]), "inverse must have shape [9]"),
+    (
+        "rows of the weight",
+        lambda: ops.obs_greedy(torch.ones(4), X[0], [1], [2]),
+        "weight must have shape [2, 8]",
+    ),
+    (
+        "flat weight",
+        lambda: ops.obs_greedy(torch.ones(4), torch.ones(2), [1], [2]),
+        "weight must be [columns, outputs]",
+    ),
+    (
+        "mixed statistics",
+        lambda: ops.obs_greedy(torch.ones(4).double(), torch.ones(2, 3), [2], [1]),
+        "weight must be float64",
+    ),
+    ("half inverse", lambda: ops.obs_greedy(X.half(), X, [1], [1]), "inverse must be float32"),
 ]
 
 
@@ -90,3 +110,6 @@ def test_the_operation_itself_checks_too() -> None:
         native.gram(torch.zeros(8, 8), X[0], torch.tensor([99] * 8), None)
     with pytest.raises((RuntimeError, ValueError)):
         native.fisher_outer(torch.zeros(3), X[0], [8])
+    for sizes, groups in ([1], [0]), ([1], [257]), ([2, 1], [1]), ([-1, 2], [1, 1]):
+        with pytest.raises((RuntimeError, ValueError)):
+            native.obs_greedy(torch.ones(1), torch.ones(1, 1), sizes, groups)

@@ -86,6 +86,24 @@ def test_block_lstsq_is_backward_stable(case: Case, device: torch.device) -> Non
         assert ((a @ solution - b).norm(dim=0) <= bound).all()
 
 
+@_of("obs_greedy")
+def test_obs_greedy_takes_the_cheapest_unit(case: Case, device: torch.device) -> None:
+    arguments = case.arguments(device)
+    order, curve, info = ops.obs_greedy(**arguments)
+    assert order.dtype == info.dtype == torch.int32
+    assert curve.dtype == case.dtype
+    assert (info == 0).all()
+    for site in bounds.obs_sites(**arguments, order=order, curve=curve):
+        bounds.check_removals(*site)
+    exact_order, exact_curve, _ = reference.obs_greedy(**arguments)
+    if "tied" in case.traits:
+        assert torch.equal(order, exact_order)
+        assert torch.equal(curve.double(), exact_curve)
+    elif case.extents[0] > 2:  # with fewer outputs a cost may be as small as rounding
+        relative = 1e-3 if case.dtype == torch.float32 else 1e-6
+        torch.testing.assert_close(curve.double(), exact_curve, rtol=relative, atol=0)
+
+
 _OPCHECK_CASES = [
     Case("mask_grad", (2, 5, 3, 4), traits=("valid",)),
     Case("mask_grad", (2, 5, 3, 4), torch.bfloat16, ("packed",)),
@@ -95,6 +113,7 @@ _OPCHECK_CASES = [
     Case("gram", (9, 5), torch.float16, ("valid", "columns", "sum32")),
     Case("tuning_system", (3, 2, 5)),
     Case("block_lstsq", (2, 3, 5), torch.float64),
+    Case("obs_greedy", (2, 3, 5, 4, 1), torch.float64),
 ]
 
 
@@ -108,5 +127,6 @@ def test_opcheck(case: Case, device: torch.device) -> None:
         "gram": lambda: (ops.gram(**a), a["x"], a.get("columns"), a.get("valid")),
         "tuning_system": lambda: (a["gram"], a["weight"], a["cross"], a["group"]),
         "block_lstsq": lambda: (a["systems"], a["rhs"], a["sizes"], a["damping"]),
+        "obs_greedy": lambda: (a["inverse"], a["weight"], a["sizes"], a["groups"]),
     }[case.op]()
     torch.library.opcheck(getattr(torch.ops.fastprune, case.op).default, positional)
