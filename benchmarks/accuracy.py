@@ -1,10 +1,11 @@
 #!/usr/bin/env python
-"""Accuracy against budget for every way of tuning, as JSON and as a table.
+"""Accuracy against budget for every way of choosing and of tuning, as JSON and as a table.
 
     python benchmarks/accuracy.py sst2          # fine-tuned classifier, labelled sentences
     python benchmarks/accuracy.py embeddings    # sentence encoder of the demo, no labels
 
 Writes ``benchmarks/results/accuracy_<case>.json``. One calibration serves all budgets of a row.
+``--rows "a;b"`` makes some rows again and keeps the others.
 """
 
 from __future__ import annotations
@@ -25,8 +26,20 @@ from fastprune.pipeline import prune_to_budgets
 from fastprune.settings import Settings
 
 ROOT = Path(__file__).resolve().parent.parent
-BUDGETS = (0.7, 0.5, 0.4, 0.3)
+BUDGETS = (0.7, 0.5, 0.4, 0.3, 0.25, 0.2)
 SAMPLES = 2048
+ROWS: dict[str, dict[str, Any]] = {
+    "obs": {},
+    "obs, 2 stages": {"stages": 2},
+    "obs, bias": {"tune": "bias"},
+    "obs, none": {"tune": "none"},
+    "obs-plain": {"method": "obs-plain"},
+    "kprune": {"method": "kprune"},
+    "fisher": {"method": "fisher"},
+    "fisher, scale": {"method": "fisher", "tune": "scale"},
+    "fisher, none": {"method": "fisher", "tune": "none"},
+}
+"""What is compared, by method and then tuning, where it is not the default ``weights``."""
 
 
 def sst2() -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
@@ -37,17 +50,16 @@ def sst2() -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
         "data": str(assets / "data" / "sst2" / "train.tsv"),
         "eval_data": str(assets / "data" / "sst2" / "validation.tsv"),
     }
-    rows = {name: {"tune": name} for name in ("none", "scale", "weights")}
     # As in the original's own settings for this task.
-    rows["kwon2022"] = {"preset": "kwon2022", "max_length": 64, "seq_len": 25}
-    return common, rows
+    original = {"preset": "kwon2022", "max_length": 64, "seq_len": 25}
+    return common, {**ROWS, "kwon2022": original}
 
 
 def embeddings() -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
     """The same for sentence embeddings; strict parity needs labels, so it has no row."""
     train, held_out = text_corpus(calibration=SAMPLES, heldout=1024, seed=0)
     common = {"model": str(encoder_directory()), "data": train, "eval_data": held_out}
-    return common, {name: {"tune": name} for name in ("none", "scale", "weights")}
+    return common, ROWS
 
 
 CASES = {"sst2": sst2, "embeddings": embeddings}
@@ -57,9 +69,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("case", choices=CASES)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--rows", help="names of rows, separated by semicolons; default: all")
     arguments = parser.parse_args()
     common, rows = CASES[arguments.case]()
-    results: dict[str, list[dict[str, Any]]] = {}
+    target = ROOT / "benchmarks" / "results" / f"accuracy_{arguments.case}.json"
+    results: dict[str, Any] = {}
+    if arguments.rows:
+        results = json.loads(target.read_text())["results"]
+        rows = {name: rows[name] for name in arguments.rows.split(";")}
     for name, options in rows.items():
         settings = Settings(
             budgets=tuple(map(parse_budget, BUDGETS)),
@@ -71,7 +88,6 @@ def main() -> None:
         )
         found = list(prune_to_budgets(settings=settings, **common))
         results[name] = [summary(result.report.to_dict()) for result in found]
-    target = ROOT / "benchmarks" / "results" / f"accuracy_{arguments.case}.json"
     target.parent.mkdir(exist_ok=True)
     record = {"case": arguments.case, "seed": arguments.seed, **provenance(), "results": results}
     target.write_text(json.dumps(record, indent=2) + "\n")
