@@ -1,4 +1,4 @@
-"""The whole pipeline beside the work it cannot do without, and beside the original's way.
+"""The whole pipeline beside the work it cannot do without, and beside other ways.
 
     pytest benchmarks/bench_pipeline.py --benchmark-only
 
@@ -10,8 +10,10 @@ it has the shape of BERT-base, with random weights.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from contextlib import contextmanager
+from statistics import median
 from typing import Any
 
 import original
@@ -28,7 +30,9 @@ from fastprune.calibration.objective import make_objective
 from fastprune.data.samples import model_inputs
 from fastprune.device import autocast, backward_attention, batch_tokens, device_of, to_device
 from fastprune.inputs import load_tokenizer
+from fastprune.pipeline import prune_to_budgets
 from fastprune.selection import rearrange_masks, search_masks
+from fastprune.settings import Settings
 from fastprune.structure.declaration import anatomy
 
 SAMPLES, SHARE = 2048, 0.5
@@ -48,13 +52,14 @@ def samples(sst2, model, request):
 
 
 @pytest.mark.parametrize("name", ["float32", "bfloat16"])
-def test_cpu_pipeline(benchmark, model, samples, name):
+@pytest.mark.parametrize("method", ["fisher", "obs"])
+def test_cpu_pipeline(benchmark, model, samples, method, name):
     """From loaded model and samples to the tuned model, without evaluation."""
     dtype = getattr(torch, name)
     result: dict[str, nn.Module] = {}
 
     def ours() -> None:
-        result["pruned"] = prune(model, samples, SHARE, latency=False, dtype=dtype).model
+        result["pruned"] = run(model, samples, method, dtype)
 
     ours()
     timed = compare(
@@ -62,7 +67,7 @@ def test_cpu_pipeline(benchmark, model, samples, name):
         torch.device("cpu"),
         ours,
         {
-            "original's way": lambda: original.prune(model, samples, SHARE),
+            **other_ways(model, samples, method, dtype),
             "floor": floor(model, result["pruned"], samples, dtype),
         },
         rounds=3,
@@ -70,8 +75,33 @@ def test_cpu_pipeline(benchmark, model, samples, name):
     store(benchmark, "cpu", name, timed)
 
 
+@pytest.mark.parametrize("method", ["fisher", "obs"])
+def test_a_further_budget(benchmark, model, samples, method):
+    """Beside the first budget of the same run, which calibration and selection are part of."""
+    shares = (SHARE, 0.4)
+    settings = Settings(tuple(map(parse_budget, shares)), method=method, latency=False)
+    firsts: list[float] = []
+
+    def first() -> tuple[tuple[Any], dict[str, Any]]:
+        results = prune_to_budgets(model, samples, settings)
+        start = time.perf_counter()
+        next(results)
+        firsts.append(time.perf_counter() - start)
+        return (results,), {}
+
+    benchmark.pedantic(next, setup=first, rounds=5)
+    seconds = benchmark.stats.stats.median
+    benchmark.extra_info.update(
+        device="cpu",
+        threads=torch.get_num_threads(),
+        seconds=seconds,
+        share_of_first=seconds / median(firsts),
+    )
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-def test_gpu_pipeline(benchmark):
+@pytest.mark.parametrize("method", ["fisher", "obs"])
+def test_gpu_pipeline(benchmark, method):
     """2,048 samples of 128 tokens, bfloat16 activations, against the original's way once."""
     device = torch.device("cuda")
     model = bert_base().to(device)
@@ -79,7 +109,7 @@ def test_gpu_pipeline(benchmark):
     result: dict[str, nn.Module] = {}
 
     def ours() -> None:
-        result["pruned"] = prune(model, samples, SHARE, latency=False, dtype=torch.bfloat16).model
+        result["pruned"] = run(model, samples, method, torch.bfloat16)
 
     ours()
     torch.cuda.reset_peak_memory_stats()
@@ -90,10 +120,10 @@ def test_gpu_pipeline(benchmark):
         device,
         ours,
         {
-            "original's way": lambda: original.prune(model, samples, SHARE),
+            **other_ways(model, samples, method, torch.bfloat16),
             "floor": floor(model, result["pruned"], samples, torch.bfloat16),
         },
-        once=["original's way"],
+        once=[] if method == "obs" else ["original's way"],
     )
     store(benchmark, "cuda", "bfloat16", timed, peak_gib=peak)
 
@@ -107,6 +137,18 @@ def test_search_and_rearrangement_of_ten_budgets(benchmark, model, samples):
         rearrange_masks(statistics, search_masks(statistics.importance(), prices, budgets))
 
     benchmark.pedantic(select, rounds=5, warmup_rounds=1)
+
+
+def run(model: nn.Module, samples: Samples, method: str, dtype: torch.dtype) -> nn.Module:
+    return prune(model, samples, SHARE, method=method, latency=False, dtype=dtype).model
+
+
+def other_ways(
+    model: nn.Module, samples: Samples, method: str, dtype: torch.dtype
+) -> dict[str, Callable[[], object]]:
+    if method == "obs":
+        return {"fisher": lambda: run(model, samples, "fisher", dtype)}
+    return {"original's way": lambda: original.prune(model, samples, SHARE)}
 
 
 def floor(

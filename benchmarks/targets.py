@@ -64,9 +64,11 @@ class Target:
         return self.at_most is not None and value <= self.at_most
 
 
-PIPELINE = "gpu_pipeline"
+PIPELINE = "gpu_pipeline[fisher]"
 """The whole pipeline is the benchmark in bench_pipeline.py whose name contains this. It stores
 ``seconds``, ``floor_ratio`` and ``peak_gib`` in its ``extra_info``."""
+OBS_PIPELINES = ("gpu_pipeline[obs]", "cpu_pipeline[obs-float32]")
+"""The same with the default selection, beside the one above."""
 
 _ONE_LAYER = (1, 12, 3072, 2048)
 _TWELVE_BUDGETS = (12, 12, 3072, 2048)
@@ -103,14 +105,15 @@ TARGETS = [
     Target(PIPELINE, (), "seconds", at_most=1.0),
     Target(PIPELINE, (), "floor_ratio", at_most=1.25),
     Target(PIPELINE, (), "peak_gib", at_most=5.58),  # 6 GB
+    *(Target(name, (), "time share", "fisher", at_most=1.5) for name in OBS_PIPELINES),
 ]
 
 
 def find(extras: Iterable[tuple[str, Mapping[str, Any]]], target: Target) -> float | None:
     """What was measured for ``target`` among benchmarks, as (name, ``extra_info``)."""
     for name, extra in extras:
-        if target.operation == PIPELINE:
-            found = PIPELINE in name
+        if target.operation in (PIPELINE, *OBS_PIPELINES):
+            found = target.operation in name
         else:
             found = extra.get("device") == target.device and extra.get("case") == target.case
         if found:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import bench_ops
 import pytest
-from targets import PIPELINE, TARGETS, Target, find
+from targets import OBS_PIPELINES, PIPELINE, TARGETS, Target, find
 
-OPERATIONS = [target for target in TARGETS if target.operation != PIPELINE]
+OPERATIONS = [target for target in TARGETS if target.operation not in (PIPELINE, *OBS_PIPELINES)]
 
 
 @pytest.mark.parametrize("target", OPERATIONS, ids=lambda t: f"{t.case} {t.what}")
@@ -31,5 +31,5 @@ def test_a_target_finds_its_number():
 
 def test_the_pipeline_is_found_by_its_name():
     target = Target(PIPELINE, (), "seconds", at_most=1.0)
-    assert find([("test_gpu_pipeline[weights]", {"seconds": 0.9})], target) == 0.9
+    assert find([("test_gpu_pipeline[fisher]", {"seconds": 0.9})], target) == 0.9
     assert find([("test_whole_pipeline", {"seconds": 0.9})], target) is None
