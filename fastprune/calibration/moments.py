@@ -55,13 +55,18 @@ class InputMoments:
 
     def about_zero(self, index: int) -> Tensor:
         """``H`` of site ``index`` with weights of mean one: float64 [columns, columns]."""
-        return self._gram(index).double() * self._scale(index)
+        return self._gram(index).double().mul_(self._scale(index))
 
     def about_mean(self, index: int) -> Tensor:
         """The same about the mean input, which leaves a bias free."""
         total = self._sum(index).double() * self._scale(index)
-        mean = total / self.tokens[index].clamp(min=1)
-        return self.about_zero(index) - torch.outer(total, mean)
+        return self.about_zero(index).addr_(
+            total, total / self.tokens[index].clamp(min=1), alpha=-1
+        )
+
+    def squares(self, index: int) -> Tensor:
+        """The diagonal of :meth:`about_zero`: float64 [columns]."""
+        return self._gram(index).diagonal().double() * self._scale(index)
 
     def add(self, index: int, x: Tensor, gradient: Tensor, valid: Tensor | None) -> None:
         """Add tokens in place.

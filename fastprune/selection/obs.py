@@ -104,17 +104,17 @@ def _problem(
 ) -> _Problem:
     moments, fisher = statistics.kronecker_factors()
     weight, bias = get_projection(model, site)
-    about_zero = moments.about_zero(index)
     # About the mean where tuning leaves a bias free, and damped as it will be there.
-    gram = about_zero.clone() if bias is None else moments.about_mean(index)
-    varies = gram.diagonal() > _CONSTANT * about_zero.diagonal()
-    ridge = RIDGE * about_zero.diagonal().mean()
+    gram = moments.about_zero(index) if bias is None else moments.about_mean(index)
+    squares = moments.squares(index)
+    varies = gram.diagonal() > _CONSTANT * squares
+    ridge = RIDGE * squares.mean()
     gram.diagonal().add_(ridge.where(ridge > 0, 1))
     inverse = torch.cholesky_inverse(_factor(gram, site))
     # Inputs that never change cost nothing, whatever the ridge says: the bias makes up for them.
     rows = weight.detach().to(gram).T * varies[:, None]
     if plain:
-        size = (about_zero @ rows * rows).sum()
+        size = (moments.about_zero(index) @ rows * rows).sum()
         return _Problem(inverse, rows.contiguous(), 1 / size.clamp(min=_TINY))
     metric = fisher[index].double()
     metric.diagonal().add_((_METRIC_FLOOR * metric.diagonal().mean()).clamp(min=_TINY))
