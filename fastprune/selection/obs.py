@@ -5,8 +5,10 @@ Surgeon (Hassibi and Stork 1992; for structures Kurtic et al. 2023, ZipLM) asks 
 the others have been re-solved by least squares. Errors of an output are measured by how much the
 loss depends on them: with ``H`` the Gram of the inputs, ``F`` the second moment of the output
 gradients and ``n`` tokens, changing the projection by ``D`` costs ``tr(D H D^T F) / 2n``, a
-Kronecker-factored Fisher information. What a unit costs is therefore in units of the loss and
-comparable between sites; ``F`` decides which units go, not how the others make up for them.
+Kronecker-factored Fisher information. What a unit costs is therefore in units of the loss (nats
+per sample) and comparable between sites; ``F`` decides which units go, not how the others make up
+for them. The costs of all sites add up to several times less than the loss really grows: they leave
+out what tokens and layers do to each other.
 """
 
 from __future__ import annotations

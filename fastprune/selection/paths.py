@@ -23,8 +23,8 @@ class RemovalPath:
 
     Attributes:
         order: int64 [units], the first to go first.
-        errors: float64 [units + 1]; ``errors[k]`` is the expected increase of a sample's loss when
-            ``k`` units are kept.
+        errors: float64 [units + 1]; ``errors[k]`` is what keeping ``k`` units costs. Of all paths
+            in the same unit.
     """
 
     order: Tensor

@@ -66,8 +66,7 @@ def test_every_unit_removed_is_the_one_that_costs_least(family):
         )
 
 
-def test_errors_foretell_the_increase_of_the_loss():
-    """Halving one site's output: the Fisher information against the divergence itself."""
+def test_errors_start_at_nothing_and_grow_with_every_unit():
     model, samples = tiny("bert").float(), text_samples("classification", 16)
     sites = find_sites(model)
     statistics = collect_statistics(model, samples)
