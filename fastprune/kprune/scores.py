@@ -1,0 +1,163 @@
+"""What units know: of the predictions, and of the representation their sublayer hands on.
+
+Park et al. 2024, section 3.2. One forward pass and one backward pass through the sites that are
+looked at; what lies before them needs no gradients.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fastprune.calibration.gradients import watch_gradients
+from fastprune.calibration.objective import Batch
+from fastprune.calibration.recorder import Recorder
+from fastprune.data import Samples
+from fastprune.data.samples import model_inputs
+from fastprune.device import autocast, backward_attention, cache_off, device_of, to_device
+from fastprune.errors import NumericalError
+from fastprune.structure import Site, get_projection
+
+MINI_BATCH = 32
+"""Samples, in their own order, whose mean divergence is differentiated as one."""
+
+Loss = Callable[[int, Any, Batch, list[int]], Tensor]
+"""(number of the batch, model outputs, batch, positions of its samples) -> losses [samples]."""
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Both kinds of knowledge, of the units of some sites side by side.
+
+    Attributes:
+        predictive: float64 [units] on the CPU; half the mean square of the mask gradients.
+        representative: float64 [units] on the CPU; the mean over tokens and outputs of the squared
+            contribution of a column to the sublayer's output, averaged over a unit's columns.
+    """
+
+    predictive: Tensor
+    representative: Tensor
+
+
+def score_sites(
+    model: nn.Module,
+    sites: Sequence[Site],
+    samples: Samples,
+    groups: Sequence[list[int]],
+    loss: Loss,
+    *,
+    by_sample: bool = False,
+    dtype: torch.dtype = torch.float32,
+    recorder: Recorder | None = None,
+) -> Scores:
+    """Run all samples through a model and score the units of some of its sites.
+
+    Args:
+        model: of any device and mode; left as it was.
+        sites: sites of the model.
+        samples: calibration samples. Padding contributes nothing.
+        groups: positions of the samples of each batch; scores do not depend on them.
+        loss: what the masks' gradients are of.
+        by_sample: take the mean square over samples instead of over means of mini-batches.
+        dtype: autocast type of the passes.
+        recorder: also records the forward passes.
+
+    Raises:
+        NumericalError: a score that is not finite.
+    """
+    device = device_of(model)
+    units = sum(site.units for site in sites)
+    batches = 1 if by_sample else -(-len(samples) // MINI_BATCH)
+    sums = torch.zeros(batches, units, dtype=torch.float64, device=device)
+    powers = _Powers(sites, device)
+    with ExitStack() as stack:
+        gradients = stack.enter_context(watch_gradients(model, sites))
+        stack.enter_context(cache_off(model))
+        stack.enter_context(backward_attention(device, dtype))
+        stack.enter_context(torch.enable_grad())
+        for index, site in enumerate(sites):
+            projection = model.get_submodule(site.name)
+            stack.callback(projection.register_forward_pre_hook(powers.hook(index)).remove)
+        stack.enter_context(recorder or nullcontext())
+        for number, group in enumerate(groups):
+            batch = samples.collate(group)
+            mask = batch.get("attention_mask")
+            batch = to_device(batch, device)
+            gradients.begin(len(group), batch.get("attention_mask"))
+            powers.begin(len(group), batch.get("attention_mask"))
+            with autocast(device, dtype):
+                outputs = model(**model_inputs(batch))
+            losses = loss(number, outputs, batch, group)
+            if recorder is not None:
+                recorder.keep(mask)
+            losses.sum().backward()
+            rows = gradients.take().double()
+            if by_sample:
+                sums += rows.square().sum(0)
+            else:
+                of = torch.tensor(group, device=device) // MINI_BATCH
+                sums.index_add_(0, of, rows)
+    if by_sample:
+        predictive = sums[0] / (2 * len(samples))
+    else:
+        sizes = torch.bincount(torch.arange(len(samples), device=device) // MINI_BATCH)
+        predictive = (sums / sizes[:, None]).square().mean(0) / 2
+    scores = Scores(predictive.cpu(), torch.cat(powers.contributions(model)).cpu())
+    _check_finite(scores, sites)
+    return scores
+
+
+class _Powers:
+    """Mean squares of the inputs of projections, column by column."""
+
+    def __init__(self, sites: Sequence[Site], device: torch.device) -> None:
+        self._sites = sites
+        self._sums = [
+            torch.zeros(site.columns, dtype=torch.float64, device=device) for site in sites
+        ]
+        self._tokens = torch.zeros(len(sites), dtype=torch.int64, device=device)
+
+    def begin(self, samples: int, mask: Tensor | None) -> None:
+        """Announce a batch: its number of samples and its attention mask [samples, tokens]."""
+        self._samples, self._valid = samples, None if mask is None else mask.bool()
+
+    def hook(self, index: int) -> Callable[[nn.Module, tuple[Any, ...]], None]:
+        """A forward pre-hook for the output projection of site ``index``."""
+
+        def see(module: nn.Module, args: tuple[Any, ...]) -> None:
+            # Some models flatten tokens into rows before the FFN.
+            x = args[0].detach().reshape(self._samples, -1, args[0].shape[-1])
+            squares = x.float().square()
+            valid = self._valid
+            if valid is None or valid.shape != x.shape[:2]:
+                valid = torch.ones(x.shape[:2], dtype=torch.bool, device=x.device)
+            # What padding holds, even NaN, does not matter.
+            squares = squares.where(valid[..., None], 0)
+            self._sums[index] += squares.sum((0, 1))
+            self._tokens[index] += valid.sum()
+
+        return see
+
+    def contributions(self, model: nn.Module) -> list[Tensor]:
+        """Representative knowledge, site by site: float64 [units]."""
+        found = []
+        for site, sums, tokens in zip(self._sites, self._sums, self._tokens, strict=True):
+            weight, _ = get_projection(model, site)
+            columns = sums / tokens.clamp(min=1) * weight.double().square().mean(0)
+            found.append(columns.view(site.units, site.group).mean(1))
+        return found
+
+
+def _check_finite(scores: Scores, sites: Sequence[Site]) -> None:
+    finite = torch.isfinite(scores.predictive) & torch.isfinite(scores.representative)
+    for site, part in zip(sites, finite.split([site.units for site in sites]), strict=True):
+        if not part.all():
+            raise NumericalError(
+                f"{site.name}: activations or gradients of the calibration samples are not finite; "
+                "check those samples and the weights, or use --dtype float32"
+            )
