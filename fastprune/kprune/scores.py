@@ -89,7 +89,7 @@ def score_sites(
             mask = batch.get("attention_mask")
             batch = to_device(batch, device)
             gradients.begin(len(group), batch.get("attention_mask"))
-            powers.begin(len(group), batch.get("attention_mask"))
+            powers.begin(mask)
             with autocast(device, dtype):
                 outputs = model(**model_inputs(batch))
             losses = loss(number, outputs, batch, group)
@@ -120,26 +120,26 @@ class _Powers:
         self._sums = [
             torch.zeros(site.columns, dtype=torch.float64, device=device) for site in sites
         ]
-        self._tokens = torch.zeros(len(sites), dtype=torch.int64, device=device)
+        self._tokens = [0] * len(sites)
+        self._device = device
 
-    def begin(self, samples: int, mask: Tensor | None) -> None:
-        """Announce a batch: its number of samples and its attention mask [samples, tokens]."""
-        self._samples, self._valid = samples, None if mask is None else mask.bool()
+    def begin(self, mask: Tensor | None) -> None:
+        """Announce a batch: its attention mask [samples, tokens], on the CPU."""
+        self._rows = None
+        if mask is not None and not mask.all():
+            self._rows = mask.flatten().nonzero().flatten().to(self._device)
+        self._padded = None if mask is None else mask.numel()
 
     def hook(self, index: int) -> Callable[[nn.Module, tuple[Any, ...]], None]:
         """A forward pre-hook for the output projection of site ``index``."""
 
         def see(module: nn.Module, args: tuple[Any, ...]) -> None:
-            # Some models flatten tokens into rows before the FFN.
-            x = args[0].detach().reshape(self._samples, -1, args[0].shape[-1])
-            squares = x.float().square()
-            valid = self._valid
-            if valid is None or valid.shape != x.shape[:2]:
-                valid = torch.ones(x.shape[:2], dtype=torch.bool, device=x.device)
-            # What padding holds, even NaN, does not matter.
-            squares = squares.where(valid[..., None], 0)
-            self._sums[index] += squares.sum((0, 1))
-            self._tokens[index] += valid.sum()
+            x = args[0].detach().flatten(0, -2)
+            if self._rows is not None and len(x) == self._padded:
+                x = x.index_select(0, self._rows)
+            norms = torch.linalg.vector_norm(x, dim=0, dtype=torch.float32)
+            self._sums[index] += norms.double().square()
+            self._tokens[index] += len(x)
 
         return see
 
@@ -148,7 +148,7 @@ class _Powers:
         found = []
         for site, sums, tokens in zip(self._sites, self._sums, self._tokens, strict=True):
             weight, _ = get_projection(model, site)
-            columns = sums / tokens.clamp(min=1) * weight.double().square().mean(0)
+            columns = sums / max(tokens, 1) * weight.double().square().mean(0)
             found.append(columns.view(site.units, site.group).mean(1))
         return found
 
