@@ -35,7 +35,8 @@ class Scores:
     """Both kinds of knowledge, of the units of some sites side by side.
 
     Attributes:
-        predictive: float64 [units] on the CPU; half the mean square of the mask gradients.
+        predictive: float64 [units] on the CPU; half the mean square, over mini-batches or samples,
+            of the mask gradients of the mean loss.
         representative: float64 [units] on the CPU; the mean over tokens and outputs of the squared
             contribution of a column to the sublayer's output, averaged over a unit's columns.
     """
@@ -100,12 +101,13 @@ def score_sites(
             if by_sample:
                 sums += rows.square().sum(0)
             else:
-                of = torch.tensor(group, device=device) // MINI_BATCH
-                sums.index_add_(0, of, rows)
+                # As a product: on a GPU, index_add_ sums in no fixed order.
+                of = nn.functional.one_hot(torch.tensor(group) // MINI_BATCH, batches)
+                sums += of.T.to(rows) @ rows
     if by_sample:
         predictive = sums[0] / (2 * len(samples))
     else:
-        sizes = torch.bincount(torch.arange(len(samples), device=device) // MINI_BATCH)
+        sizes = torch.bincount(torch.arange(len(samples)) // MINI_BATCH).to(device)
         predictive = (sums / sizes[:, None]).square().mean(0) / 2
     scores = Scores(predictive.cpu(), torch.cat(powers.contributions(model)).cpu())
     _check_finite(scores, sites)
