@@ -25,7 +25,7 @@ from fastprune.tuning import TUNERS, SiteTuning, tune
 LAMBDA = 2.5e-4
 """Weight of representational knowledge beside that of predictions, as released."""
 MU = 64.0
-"""Weight of heads beside filters, as released."""
+"""Weight of heads beside filters, as released: it turns the mean over 64 columns into a sum."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ def kprune(
     - While nothing has been removed, student and dense model are the same, and the gradient of
       their divergence is zero, or rounding: the released code then decides by representation
       alone. Here units are scored by half the curvature of that divergence (its true Fisher
-      information): what their removal costs, to second order. That is a divergence; a mean
+      information): what removing a column costs, to second order. That is a divergence; a
       squared gradient is the square of one, so ``lam`` weighs less at the first sublayer.
     - Normal equations are summed and solved in float64, with a ridge and, where there is one, a
       free bias; the released code solves them in float32 with neither.
@@ -90,7 +90,7 @@ def kprune(
         samples: calibration samples; labels are not used. Padding contributes nothing.
         budget: what may be spent.
         lam: weight of representational knowledge.
-        mu: weight of heads.
+        mu: weight of heads; where heads are not 64 columns wide, their width is in its spirit.
         seq_len: tokens at which MACs are counted; by default the samples' mean length.
         reference: what the dense model does with these samples, where that is known already.
         trace: the record of its sublayer outputs, likewise.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -34,11 +34,14 @@ Loss = Callable[[int, Any, Batch, list[int]], Tensor]
 class Scores:
     """Both kinds of knowledge, of the units of some sites side by side.
 
+    Both are found for every input column of the output projections; a head knows what its columns
+    know on average.
+
     Attributes:
         predictive: float64 [units] on the CPU; half the mean square, over mini-batches or samples,
-            of the mask gradients of the mean loss.
+            of the gradient of the mean loss with respect to a column's mask.
         representative: float64 [units] on the CPU; the mean over tokens and outputs of the squared
-            contribution of a column to the sublayer's output, averaged over a unit's columns.
+            contribution of a column to the sublayer's output.
     """
 
     predictive: Tensor
@@ -72,12 +75,13 @@ def score_sites(
         NumericalError: a score that is not finite.
     """
     device = device_of(model)
-    units = sum(site.units for site in sites)
+    columns = [replace(site, units=site.columns, group=1) for site in sites]
     batches = 1 if by_sample else -(-len(samples) // MINI_BATCH)
-    sums = torch.zeros(batches, units, dtype=torch.float64, device=device)
+    width = sum(site.columns for site in sites)
+    sums = torch.zeros(batches, width, dtype=torch.float64, device=device)
     powers = _Powers(sites, device)
     with ExitStack() as stack:
-        gradients = stack.enter_context(watch_gradients(model, sites))
+        gradients = stack.enter_context(watch_gradients(model, columns))
         stack.enter_context(cache_off(model))
         stack.enter_context(backward_attention(device, dtype))
         stack.enter_context(torch.enable_grad())
@@ -109,7 +113,9 @@ def score_sites(
     else:
         sizes = torch.bincount(torch.arange(len(samples)) // MINI_BATCH).to(device)
         predictive = (sums / sizes[:, None]).square().mean(0) / 2
-    scores = Scores(predictive.cpu(), torch.cat(powers.contributions(model)).cpu())
+    scores = Scores(
+        _by_unit(predictive, sites).cpu(), _by_unit(powers.contributions(model), sites).cpu()
+    )
     _check_finite(scores, sites)
     return scores
 
@@ -145,14 +151,22 @@ class _Powers:
 
         return see
 
-    def contributions(self, model: nn.Module) -> list[Tensor]:
-        """Representative knowledge, site by site: float64 [units]."""
+    def contributions(self, model: nn.Module) -> Tensor:
+        """Representative knowledge of every column: float64 [columns of all sites]."""
         found = []
         for site, sums, tokens in zip(self._sites, self._sums, self._tokens, strict=True):
             weight, _ = get_projection(model, site)
-            columns = sums / max(tokens, 1) * weight.double().square().mean(0)
-            found.append(columns.view(site.units, site.group).mean(1))
-        return found
+            found.append(sums / max(tokens, 1) * weight.double().square().mean(0))
+        return torch.cat(found)
+
+
+def _by_unit(values: Tensor, sites: Sequence[Site]) -> Tensor:
+    """The mean over each unit's columns: [columns of all sites] to [units of all sites]."""
+    parts = values.split([site.columns for site in sites])
+    means = [
+        part.view(site.units, site.group).mean(1) for part, site in zip(parts, sites, strict=True)
+    ]
+    return torch.cat(means)
 
 
 def _check_finite(scores: Scores, sites: Sequence[Site]) -> None:
