@@ -145,6 +145,20 @@ def evaluation_mode(*models: nn.Module) -> Iterator[None]:
             module.chunk_size_feed_forward = size
 
 
+@contextmanager
+def cache_off(model: nn.Module) -> Iterator[None]:
+    """No keys and values are kept for generation inside the block."""
+    config: Any = getattr(model, "config", None)
+    use_cache = getattr(config, "use_cache", None)
+    if use_cache is not None:
+        config.use_cache = False
+    try:
+        yield
+    finally:
+        if use_cache is not None:
+            config.use_cache = use_cache
+
+
 def to_device(batch: dict[str, Tensor], device: torch.device) -> dict[str, Tensor]:
     """Move every tensor of a batch."""
     return {key: value.to(device, non_blocking=True) for key, value in batch.items()}

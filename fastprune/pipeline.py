@@ -97,7 +97,7 @@ def prune(
         data: calibration data in any form :func:`fastprune.load_samples` reads.
         budget: ``"macs=0.5"``, ``"params=0.6"``, ``{"macs": 0.5}``, ``"macs=250M"``.
         method: how units are chosen: ``"obs"`` (the default), ``"obs-plain"``, ``"fisher"``,
-            ``"magnitude"`` or ``"random"``; see :data:`fastprune.selection.METHODS`.
+            ``"kprune"``, ``"magnitude"`` or ``"random"``; see :data:`fastprune.selection.METHODS`.
         tune: how survivors are corrected: ``"weights"`` (the default) re-solves the kept output
             projections, ``"scale"`` rescales kept units, ``"none"`` leaves them.
         stages: prune in this many steps of equal factors, calibrating and tuning at each; two gain

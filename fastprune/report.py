@@ -60,6 +60,7 @@ class Stopwatch:
 
     def __init__(self) -> None:
         self.seconds = dict.fromkeys(STAGES, 0.0)
+        self._inner = 0.0
 
     def copy(self) -> Stopwatch:
         """A watch that goes on from here, for stages that are not shared."""
@@ -73,14 +74,17 @@ class Stopwatch:
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Add the duration of a ``with`` block to ``name``."""
+        """Add the duration of a ``with`` block to ``name``, less that of stages within it."""
         start = time.perf_counter()
+        earlier, self._inner = self._inner, 0.0
         try:
             yield
         finally:
             if torch.cuda.is_available():
                 torch.cuda.synchronize()
-            self.seconds[name] += time.perf_counter() - start
+            duration = time.perf_counter() - start
+            self.seconds[name] += duration - self._inner
+            self._inner = earlier + duration
 
 
 @dataclass
@@ -94,7 +98,8 @@ class Report:
         params_total: parameters of the whole model, embeddings and heads included.
         targets: what calibration losses were taken against, ``"model"`` or ``"labels"``.
         units: kept units per layer, by ``"heads"`` and ``"filters"``.
-        timing_s: seconds per stage; stages before ``compact`` are shared by all budgets of a run.
+        timing_s: seconds per stage; stages before ``compact`` are shared by all budgets of a run
+            (but for ``search``, where a method selects while it tunes).
             ``total`` is their sum; scoring and the measurement of latency are not in it.
         sample_ids: rows of the calibration source that were used, in order.
         tuning: per site, the relative error of its output before it was tuned.

@@ -16,9 +16,11 @@ from fastprune.calibration.trace import Trace, depth_within
 from fastprune.compaction import compact, uniform_kinds
 from fastprune.data import Samples
 from fastprune.device import batch_tokens, device_of, evaluation_mode, trace_bytes
+from fastprune.errors import FastpruneError
 from fastprune.evaluation.latency import measure_latency
 from fastprune.evaluation.scorer import Scorer
 from fastprune.inputs import computable, restore_dtypes
+from fastprune.kprune import Reference, kprune
 from fastprune.parity import RELEASED_TUNER
 from fastprune.report import Latency, Report, Score, Size, Stopwatch
 from fastprune.selection import Chooser, Ranked, rearrange_masks
@@ -57,6 +59,16 @@ class _Plan:
     teacher: Tensor | None
 
 
+@dataclass(frozen=True)
+class _Outcome:
+    """A pruned and tuned model, the masks of what it keeps, and the seconds that took."""
+
+    model: nn.Module
+    masks: dict[str, Tensor]
+    tuning: list[SiteTuning]
+    watch: Stopwatch
+
+
 class Run:
     """One calibration and everything derived from it."""
 
@@ -91,11 +103,21 @@ class Run:
         """Calibrate once, then prune to one budget after the other."""
         settings = self._settings
         if statistics is not None:
+            if settings.selection.while_tuning:
+                raise FastpruneError(
+                    f"method {settings.method_name} does not go with statistics: it looks at the "
+                    "samples again and again; leave statistics out, or use another method"
+                )
             statistics.check_fit(self._sites, **settings.needs)
         # Whether budgets can be met does not depend on the data: find out before reading them.
         nothing_known = Ranked(torch.zeros(sum(site.units for site in self._sites)))
         self._choose(nothing_known, self._sites, settings.budgets)
         dense_score = self._scorer.dense(self._dense)
+        if settings.selection.while_tuning:
+            reference = self._refer()
+            for budget in settings.budgets:
+                yield self._finish(budget, self._walk(budget, reference), dense_score)
+            return
         if statistics is None and any(settings.needs.values()):
             recorder = Recorder(**self._recording()) if settings.imitates_dense else None
             statistics = self._calibrate(self._dense, self._watch, recorder)
@@ -104,7 +126,7 @@ class Run:
         plans = self._plans(statistics)
         del statistics  # hundreds of MB in larger models, and all of it has been used
         for plan in plans:
-            yield self._finish(plan, metrics, dense_score)
+            yield self._finish(plan.budget, self._follow(plan, metrics), dense_score)
 
     def _calibrate(
         self, model: nn.Module, watch: Stopwatch, recorder: Recorder | None = None
@@ -171,6 +193,7 @@ class Run:
         self, model: nn.Module, sites: Sequence[Site], statistics: Statistics | None
     ) -> Chooser:
         settings = self._settings
+        assert settings.selection.learn is not None
         return settings.selection.learn(model, sites, statistics, settings.seed)
 
     def _choose(
@@ -196,7 +219,8 @@ class Run:
         with watch.stage("rearrange"):
             return list(rearrange_masks(statistics, torch.stack(masks)).cpu())
 
-    def _finish(self, plan: _Plan, metrics: dict[str, Tensor], dense_score: float | None) -> Pruned:
+    def _follow(self, plan: _Plan, metrics: dict[str, Tensor]) -> _Outcome:
+        """Remove what a plan does not keep, and tune what is left, in as many stages as asked."""
         settings, budget = self._settings, plan.budget
         watch = self._watch.copy()
         masks = split_packed(plan.kept, self._sites)
@@ -206,6 +230,42 @@ class Run:
             further = self._masks_further(pruned, target, watch)
             pruned, tuning = self._shrink(pruned, further, plan, metrics, watch)
             masks = _composed(masks, further)
+        return _Outcome(pruned, masks, tuning, watch)
+
+    def _refer(self) -> Reference:
+        """What the dense model does with the samples, for selection while tuning."""
+        settings = self._settings
+        recorder = Recorder(**self._recording())
+        with self._watch.stage("calibrate"):
+            reference = Reference(
+                self._dense,
+                self._samples,
+                batch_size=settings.batch_size,
+                seed=settings.seed,
+                dtype=settings.dtype,
+                recorder=recorder,
+            )
+        self._trace = recorder.trace()
+        return reference
+
+    def _walk(self, budget: Budget, reference: Reference) -> _Outcome:
+        """Select and tune one sublayer after the other."""
+        watch = self._watch.copy()
+        with watch.stage("tune"):
+            found = kprune(
+                self._dense,
+                self._samples,
+                budget,
+                seq_len=self._seq_len,
+                reference=reference,
+                trace=self._trace,
+                watch=watch,
+                progress=self._settings.progress,
+            )
+        return _Outcome(found.model, found.masks, found.tuning, watch)
+
+    def _finish(self, budget: Budget, outcome: _Outcome, dense_score: float | None) -> Pruned:
+        settings, pruned, tuning = self._settings, outcome.model, outcome.tuning
         if self._dense is not self._given:
             restore_dtypes(pruned, self._given)
         # What is handed back is what is scored, after rounding to its own type.
@@ -224,7 +284,7 @@ class Run:
             params=self._size("params", pruned),
             params_total=Size(_parameters(self._given), _parameters(pruned)),
             units=_units(pruned),
-            timing_s=watch.report(),
+            timing_s=outcome.watch.report(),
             sample_ids=self._samples.ids,
             latency_ms=self._measure(pruned) if settings.latency else None,
             tuning={entry.site: entry.relative_error for entry in tuning},
@@ -232,7 +292,7 @@ class Run:
             device=str(device_of(pruned)),
             dtype=str(settings.dtype).removeprefix("torch."),
         )
-        return Pruned(pruned, masks, report)
+        return Pruned(pruned, outcome.masks, report)
 
     def _masks_further(
         self, pruned: nn.Module, budget: Budget, watch: Stopwatch

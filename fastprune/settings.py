@@ -70,6 +70,25 @@ class Settings:
             raise FastpruneError(f"seed must be a whole number in [0, 2**31), got {self.seed}")
         if self.seq_len is not None and not 0 < self.seq_len < float("inf"):
             raise FastpruneError(f"seq_len must be a positive number of tokens, got {self.seq_len}")
+        if self.selection.while_tuning:
+            self._check_while_tuning()
+
+    def _check_while_tuning(self) -> None:
+        """Refuse what a method that tunes as it selects cannot honour."""
+        allowed: dict[str, tuple[object, ...]] = {
+            "tune": (None, "weights"),
+            "stages": (1,),
+            "teacher": ("dense",),
+            "targets": ("model",),
+            "align": (1,),
+            "uniform": (False,),
+        }
+        for name, values in allowed.items():
+            if getattr(self, name) not in values:
+                raise FastpruneError(
+                    f"method {self.method_name} does not go with {name}={getattr(self, name)}; "
+                    f"leave {name} out, or use another method"
+                )
 
     @property
     def limit(self) -> int:

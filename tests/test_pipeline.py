@@ -18,7 +18,7 @@ from fastprune.inputs import restore_dtypes
 from fastprune.pipeline import prune_to_budgets
 from fastprune.selection import METHODS
 from fastprune.settings import Settings
-from fastprune.tuning import tune
+from fastprune.tuning import TUNERS, tune
 
 QUICK = {"samples": 7, "latency": False}
 
@@ -109,8 +109,15 @@ def test_several_budgets_from_one_calibration_equal_single_runs(bert, samples):
             assert torch.equal(p, q)
 
 
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("tune", ["weights", "scale", "bias", "none"])
+@pytest.mark.parametrize(
+    ("method", "tune"),
+    [
+        (name, tune)
+        for name, method in METHODS.items()
+        for tune in TUNERS
+        if tune == "weights" or not method.while_tuning
+    ],
+)
 def test_methods_and_tuners_combine(bert, samples, method, tune):
     result = prune(bert, samples, 0.4, method=method, tune=tune, **QUICK)
     assert result.report.macs.kept <= 0.4

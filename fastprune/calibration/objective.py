@@ -129,15 +129,19 @@ def _tokens(out: Any, batch: Batch, index: Tensor, *, draw: _Draw | None) -> Ten
 
 def _embedding(out: Any, batch: Batch, index: Tensor, *, draw: _Draw | None) -> Tensor:
     """A random projection of the mean-pooled output: the Fisher of a unit-variance Gaussian."""
+    pooled = mean_pooled(out, batch)
+    assert draw is not None
+    return (draw(index, pooled.shape[1], pooled, normal=True) * pooled).sum(-1)
+
+
+def mean_pooled(out: Any, batch: Batch) -> Tensor:
+    """The mean of a model's last hidden states over valid tokens: float32 [samples, width]."""
     hidden = out.last_hidden_state.float()
     mask = batch.get("attention_mask")
     if mask is None:
-        pooled = hidden.mean(1)
-    else:
-        weights = mask.unsqueeze(-1).to(hidden.dtype)
-        pooled = (hidden * weights).sum(1) / weights.sum(1).clamp(min=1)
-    assert draw is not None
-    return (draw(index, pooled.shape[1], pooled, normal=True) * pooled).sum(-1)
+        return hidden.mean(1)
+    weights = mask.unsqueeze(-1).to(hidden.dtype)
+    return (hidden * weights).sum(1) / weights.sum(1).clamp(min=1)
 
 
 _LOSSES = {

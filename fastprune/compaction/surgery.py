@@ -39,10 +39,7 @@ def compact(model: Model, masks: Mapping[str, torch.Tensor]) -> Model:
         FastpruneError: masks that do not fit the model.
     """
     found = anatomy(model)
-    kept = [
-        (site, mask.detach().to(torch.bool).nonzero().flatten())
-        for site, mask in check_masks(sites_of(model, found), masks)
-    ]
+    kept = _kept_units(model, found, masks)
     cuts = _cut(model, found.declaration, kept)
     # deepcopy takes the shortened parameters from the memo instead of copying the long ones.
     small = copy.deepcopy(model, dict(cuts))
@@ -52,6 +49,13 @@ def compact(model: Model, masks: Mapping[str, torch.Tensor]) -> Model:
     if cuts:
         describe_(getattr(small, "config", None), layer_units(small))
     return small
+
+
+def shrink_(model: nn.Module, masks: Mapping[str, torch.Tensor]) -> None:
+    """Remove the units whose mask is zero from ``model`` itself; see :func:`compact`."""
+    found = anatomy(model)
+    if _shorten_(model, found, _kept_units(model, found, masks)):
+        describe_(getattr(model, "config", None), layer_units(model))
 
 
 def resize_(model: nn.Module, units: Mapping[Any, list[int]]) -> None:
@@ -65,12 +69,27 @@ def resize_(model: nn.Module, units: Mapping[Any, list[int]]) -> None:
         for site in sites_of(model, found)
         if units[site.kind][site.layer] != site.units
     ]
+    _shorten_(model, found, kept)
+
+
+def _kept_units(
+    model: nn.Module, found: Anatomy, masks: Mapping[str, torch.Tensor]
+) -> list[tuple[Site, torch.Tensor]]:
+    return [
+        (site, mask.detach().to(torch.bool).nonzero().flatten())
+        for site, mask in check_masks(sites_of(model, found), masks)
+    ]
+
+
+def _shorten_(model: nn.Module, found: Anatomy, kept: Iterable[tuple[Site, torch.Tensor]]) -> bool:
+    """Put shortened parameters into the place of the long ones; whether there were any."""
     cuts = _cut(model, found.declaration, kept)
     for module in model.modules():
         for name, parameter in module.named_parameters(recurse=False):
             if id(parameter) in cuts:
                 module.register_parameter(name, cuts[id(parameter)])
     _refit(model, found)
+    return bool(cuts)
 
 
 def _cut(

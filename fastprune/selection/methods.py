@@ -21,13 +21,14 @@ class Method:
 
     Attributes:
         learn: find out what units are worth, from a model, its sites, the statistics (None where
-            none were asked for) and a seed.
+            none were asked for) and a seed. None where that cannot be known beforehand, because
+            units are chosen while the model is tuned: then :mod:`fastprune.kprune` does both.
         mask_fisher: whether it needs the Fisher blocks of the masks.
         moments: whether it needs the second moments at the output projections.
         rearranges: whether masks are rearranged afterwards.
     """
 
-    learn: Callable[[nn.Module, Sequence[Site], Statistics | None, int], Chooser]
+    learn: Callable[[nn.Module, Sequence[Site], Statistics | None, int], Chooser] | None
     mask_fisher: bool = False
     moments: bool = False
     rearranges: bool = False
@@ -35,7 +36,12 @@ class Method:
     @property
     def calibrates(self) -> bool:
         """Whether it looks at data."""
-        return self.mask_fisher or self.moments
+        return self.mask_fisher or self.moments or self.while_tuning
+
+    @property
+    def while_tuning(self) -> bool:
+        """Whether selection and tuning are one."""
+        return self.learn is None
 
 
 def _obs(plain: bool) -> Method:
@@ -59,9 +65,11 @@ METHODS = {
     "obs": _obs(plain=False),
     "obs-plain": _obs(plain=True),
     "fisher": Method(_fisher, mask_fisher=True, rearranges=True),
+    "kprune": Method(learn=None),
     "magnitude": Method(lambda model, sites, *_: Ranked(magnitudes(model, sites))),
     "random": Method(lambda model, sites, _, seed: Ranked(random_scores(sites, seed))),
 }
 """``obs``: structured Optimal Brain Surgeon with errors weighed by the loss; ``obs-plain``: with
 plain squares. ``fisher``: the diagonal Fisher information of the masks (Kwon et al. 2022, eq. 6),
-then rearrangement. ``magnitude`` and ``random`` are baselines that read no data."""
+then rearrangement. ``kprune``: sublayer after sublayer, tuned at once (Park et al. 2024).
+``magnitude`` and ``random`` are baselines that read no data."""

@@ -45,7 +45,8 @@ class Student:
 
     For every block in turn: :meth:`enter`, then perhaps :meth:`narrow`, :meth:`halts` for some of
     its sites in forward order, and :meth:`leave`. A projection may change once its site's halts are
-    over.
+    over, and a site may shrink as long as it has not been reached: attention until its block is
+    entered, an FFN until its halts begin.
     """
 
     def __init__(self, model: nn.Module, trace: Trace) -> None:
@@ -57,7 +58,6 @@ class Student:
         """
         self._model, self._trace = model, trace
         self._declaration = anatomy(model).declaration
-        self._attentions = {s.block: s for s in find_sites(model) if s.kind == "attention"}
         self._device = device_of(model)
         self._piece = batch_tokens(model, trace.dtype)
         self._hidden = trace.hidden.clone()
@@ -71,7 +71,9 @@ class Student:
         # Any batch's will do: past attention, blocks use nothing but the hidden states.
         self._call = self._trace.batches[0].calls[layer]
         self._known.clear()
-        site = self._attentions.get(block)
+        # Looked up now: sites may have shrunk since the walk began.
+        here = (site for site in find_sites(self._model) if site.block == block)
+        site = next((site for site in here if site.kind == "attention"), None)
         if site is None:
             return
         tokens = len(self._hidden)

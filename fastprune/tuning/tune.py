@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 
@@ -21,7 +21,7 @@ from fastprune.device import (
 )
 from fastprune.errors import NumericalError
 from fastprune.progress import progress_bar
-from fastprune.structure import Site, find_sites, get_projection, set_projection
+from fastprune.structure import Site, SiteKind, find_sites, get_projection, set_projection
 from fastprune.structure.declaration import anatomy
 from fastprune.tuning.readout import Readout, find_readout, select_tokens
 from fastprune.tuning.solvers import (
@@ -34,6 +34,9 @@ from fastprune.tuning.solvers import (
 from fastprune.tuning.student import Halt, Student
 from fastprune.tuning.system import LeastSquares
 from fastprune.tuning.teacher import Teacher
+
+Approach = Callable[[Site], None]
+"""Called with a site of the student just before the walk reaches it; may shrink it in place."""
 
 # Tokens that tell how large the errors of a site are.
 _TRIED = 512
@@ -72,6 +75,7 @@ def tune(
     *,
     trace: Trace | None = None,
     metrics: Mapping[str, Tensor] | None = None,
+    approach: Approach | None = None,
     batch_size: int | None = None,
     dtype: torch.dtype = torch.float32,
     progress: bool = False,
@@ -91,6 +95,9 @@ def tune(
             and ``dtype`` are then those of the record.
         metrics: per site, [outputs, outputs], how errors of its output are weighed by solvers
             that make use of it; plain squares where there is none.
+        approach: called with every site of the student before the walk reaches it, when all
+            earlier ones are tuned. It may shrink that site in place and run the student as it
+            likes, so long as it leaves no hooks behind.
         batch_size: samples per forward pass; by default as many as keep the device busy.
         dtype: autocast type of the forward passes, and type of what is summed up; sums and solves
             are float64.
@@ -113,7 +120,7 @@ def tune(
         # The same kernels as in a pass that was recorded on the way to a backward pass.
         stack.enter_context(backward_attention(device_of(teacher), trace.dtype))
         for outcome in _tune_sites(
-            teacher, student, samples, tuner, trace, metrics or {}, progress
+            teacher, student, samples, tuner, trace, metrics or {}, approach, progress
         ):
             outcomes.append(outcome)
             if outcome.failure is not None and tuner.stop_at_failure:
@@ -128,6 +135,7 @@ def _tune_sites(
     tuner: Tuner,
     trace: Trace,
     metrics: Mapping[str, Tensor],
+    approach: Approach | None,
     progress: bool,
 ) -> Iterator[SiteTuning]:
     blocks = anatomy(teacher).blocks
@@ -139,9 +147,15 @@ def _tune_sites(
         last = layer == len(blocks) - 1
         here = [site for site in sites if site.block == block]
         targets = leader.targets(layer, block, here)
+        # To enter a block is to compute its attention, which has its final width by then.
+        _approach(here, "attention", approach)
         follower.enter(layer, block)
         narrowed = False
-        for site in here:
+        for given in here:
+            _approach([given], "ffn", approach)
+            site = _as_left(student, given, tuner)
+            if site is None:
+                continue
             if last and read is not None and site.kind in tuner.tuned_as_read and not narrowed:
                 narrowed = True
                 follower.narrow(read)
@@ -157,16 +171,24 @@ def _tune_sites(
 
 def _tunable_sites(teacher: nn.Module, student: nn.Module, tuner: Tuner) -> list[Site]:
     """The sites to visit, in forward order, as wide as they are in the student."""
-    left = {site.name: site for site in find_sites(student)}
-    sites = []
-    for site in find_sites(teacher):
-        if site.layer == 0 and site.kind == "attention" and not tuner.first_attention:
-            continue
-        if site.name in left:
-            sites.append(left[site.name])
-        elif tuner.emptied and site.kind == "ffn":
-            sites.append(replace(site, units=0))
-    return sites
+    left = (_as_left(student, site, tuner) for site in find_sites(teacher))
+    return [site for site in left if site is not None]
+
+
+def _as_left(student: nn.Module, site: Site, tuner: Tuner) -> Site | None:
+    """A site as wide as it is in the student by now; None where there is nothing to tune."""
+    if site.layer == 0 and site.kind == "attention" and not tuner.first_attention:
+        return None
+    left = {found.name: found for found in find_sites(student)}
+    if site.name in left:
+        return left[site.name]
+    return replace(site, units=0) if tuner.emptied and site.kind == "ffn" else None
+
+
+def _approach(sites: Iterable[Site], kind: SiteKind, approach: Approach | None) -> None:
+    for site in sites:
+        if approach is not None and site.kind == kind:
+            approach(site)
 
 
 def _read_tokens(readout: Readout, trace: Trace, device: torch.device) -> Tensor | None:
