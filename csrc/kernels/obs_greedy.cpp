@@ -132,6 +132,7 @@ FASTPRUNE_CLONES Real smallest(const Real* values, int64_t count) {
 template <class Real>
 Buffer<Real> zeros(int64_t count) {
   Buffer<Real> buffer(count);
+  prefer_huge_pages(buffer.get(), count * static_cast<int64_t>(sizeof(Real)));
   std::fill_n(buffer.get(), count, Real{0});
   return buffer;
 }
@@ -271,8 +272,8 @@ class Site {
     for (int64_t a = 0; a < group_; ++a) {
       Real* l = l_row(depth_ + a);
       Real* z = z_row(depth_ + a);
-      read_column(p_.get(), first + a, l);
-      read_column(m_.get(), first + a, z);
+      take_column(p_.get(), first, a, l);
+      take_column(m_.get(), first, a, z);
       subtract_panel<Real>({l_row(0), z_row(0), depth_, stride_}, first + a, width, l, z);
     }
     if (group_ == 1) {
@@ -290,10 +291,25 @@ class Site {
     if (depth_ + group_ > capacity_) flush();
   }
 
-  // Entry j of a column is in the column's row up to the diagonal, below it in row j.
-  void read_column(const Real* matrix, int64_t column, Real* out) const {
-    for (int64_t j = 0; j <= column; ++j) out[j] = -matrix[column * stride_ + j];
-    for (int64_t j = column + 1; j < columns_; ++j) out[j] = -matrix[j * stride_ + column];
+  // Reads column a of the unit whose columns begin at `first`, but for the unit's own rows, and
+  // puts that of the last unit in its place: one pass, because every entry of a column is in
+  // another page. Up to the diagonal a column is in its row, below in row j.
+  void take_column(Real* matrix, int64_t first, int64_t a, Real* out) const {
+    const int64_t last = columns_ - group_;
+    const Real* source = matrix + (last + a) * stride_;
+    Real* row = matrix + (first + a) * stride_;
+    Real* column = matrix + first + a;
+    for (int64_t j = 0; j < first; ++j) out[j] = -row[j];
+    for (int64_t j = first + group_; j < last; ++j) {
+      out[j] = -column[j * stride_];
+      column[j * stride_] = source[j];
+    }
+    for (int64_t j = std::max(last, first + group_); j < columns_; ++j) {
+      out[j] = -column[j * stride_];
+    }
+    std::fill_n(out + first, group_, Real{0});
+    std::copy_n(source, first, row);
+    std::copy_n(source + last, a + 1, row + first);
   }
 
   // From columns of P and of M to rows of L and Z.
@@ -308,20 +324,12 @@ class Site {
     }
   }
 
+  // The rest of what the last unit takes along.
   void replace_by_last(int64_t slot) {
     --units_;
     columns_ -= group_;
     const int64_t to = slot * group_;
     const int64_t size = block_size();
-    for (Real* matrix : {p_.get(), m_.get()}) {
-      for (int64_t a = 0; slot < units_ && a < group_; ++a) {
-        const Real* source = matrix + (columns_ + a) * stride_;
-        Real* target = matrix + (to + a) * stride_;
-        std::copy_n(source, to, target);
-        std::copy_n(source + columns_, a + 1, target + to);
-        for (int64_t j = to + group_; j < columns_; ++j) matrix[j * stride_ + to + a] = source[j];
-      }
-    }
     for (int64_t q = 0; q < depth_; ++q) {
       std::copy_n(l_row(q) + columns_, group_, l_row(q) + to);
       std::copy_n(z_row(q) + columns_, group_, z_row(q) + to);
