@@ -82,7 +82,7 @@ def obs_greedy(inverse: Tensor, weight: Tensor, group: int) -> tuple[Tensor, Ten
             p.addmm_(across, solved[:, : len(p)], alpha=-1)
             w.addmm_(across, solved[:, len(p) :], alpha=-1)
         # What is left of the unit is rounding; a block of ones keeps the batch solvable.
-        p[columns] = w[columns] = 0.0
+        p[columns] = p[:, columns] = w[columns] = 0.0
         p[columns, columns].fill_diagonal_(1.0)
     return torch.stack(order), torch.stack(costs).cumsum(0)
 

@@ -1,11 +1,29 @@
 // Scratch memory of the CPU kernels: uninitialised and aligned to a cache line.
 #pragma once
 
+#ifdef __linux__
+#include <sys/mman.h>
+#endif
+
 #include <cstdint>
 #include <memory>
 #include <new>
 
 namespace fastprune {
+
+// Asks for huge pages inside [data, data + bytes): a column of a large matrix touches a page per
+// entry. A wish; nothing depends on it.
+inline void prefer_huge_pages(void* data, int64_t bytes) {
+#ifdef MADV_HUGEPAGE
+  constexpr int64_t kHugePage = int64_t{2} << 20;
+  const int64_t start = reinterpret_cast<int64_t>(data);
+  const int64_t first = (start + kHugePage - 1) / kHugePage * kHugePage;
+  const int64_t end = (start + bytes) / kHugePage * kHugePage;
+  if (end > first) madvise(reinterpret_cast<void*>(first), end - first, MADV_HUGEPAGE);
+#else
+  static_cast<void>(data), static_cast<void>(bytes);
+#endif
+}
 
 template <class T>
 class Buffer {

@@ -8,130 +8,27 @@
 
 #include <algorithm>
 #include <cmath>
-#include <limits>
 #include <numeric>
 #include <vector>
 
 #include "../common/panels.h"
-#include "../common/target.h"
 #include "../common/transpose.h"
 #include "../common/triangular.h"
+#include "obs_greedy_loops.h"
 
 namespace fastprune {
 namespace {
 
+using namespace obs_greedy;
+
 constexpr int64_t kPanelRows = 64;             // columns that wait, unless a unit has more
 constexpr int64_t kTile = 4 * kPanelMultiple;  // of M = W W^T; every row is a multiple of it
 constexpr int64_t kStrip = 2 * kTile;          // columns updated while their panels are in cache
-constexpr int64_t kLine = 64;                  // bytes
-constexpr int64_t kVectors = 4;                // of a column, kept in registers
-
-template <class Real>
-constexpr int64_t kLanes = kLine / static_cast<int64_t>(sizeof(Real));
-template <class Real>
-constexpr Real kInfinity = std::numeric_limits<Real>::infinity();
-
-template <class Real>
-struct VectorOf {
-  typedef Real type __attribute__((vector_size(kLine), aligned(sizeof(Real)), may_alias));
-};
-
-// Rows of L and Z, `stride` apart.
-template <class Real>
-struct Panel {
-  const Real* l;
-  const Real* z;
-  int64_t depth;
-  int64_t stride;
-};
-
-// Makes one column of P and of M current, l and z being its own entries: p -= L^T l,
-// m -= Z^T l + L^T z. `count` is a multiple of kVectors * kLanes.
-template <class Real>
-FASTPRUNE_CLONES void subtract_panel(Panel<Real> panel, int64_t column, int64_t count, Real* p,
-                                     Real* m) {
-  using Vector = typename VectorOf<Real>::type;
-  for (int64_t j = 0; j < count; j += kVectors * kLanes<Real>) {
-    Vector* p_out = reinterpret_cast<Vector*>(p + j);
-    Vector* m_out = reinterpret_cast<Vector*>(m + j);
-    Vector p0 = p_out[0], p1 = p_out[1], p2 = p_out[2], p3 = p_out[3];
-    Vector m0 = m_out[0], m1 = m_out[1], m2 = m_out[2], m3 = m_out[3];
-    for (int64_t q = 0; q < panel.depth; ++q) {
-      const Vector* l = reinterpret_cast<const Vector*>(panel.l + q * panel.stride + j);
-      const Vector* z = reinterpret_cast<const Vector*>(panel.z + q * panel.stride + j);
-      const Real own_l = panel.l[q * panel.stride + column];
-      const Real own_z = panel.z[q * panel.stride + column];
-      p0 -= own_l * l[0], m0 -= own_l * z[0], m0 -= own_z * l[0];
-      p1 -= own_l * l[1], m1 -= own_l * z[1], m1 -= own_z * l[1];
-      p2 -= own_l * l[2], m2 -= own_l * z[2], m2 -= own_z * l[2];
-      p3 -= own_l * l[3], m3 -= own_l * z[3], m3 -= own_z * l[3];
-    }
-    p_out[0] = p0, p_out[1] = p1, p_out[2] = p2, p_out[3] = p3;
-    m_out[0] = m0, m_out[1] = m1, m_out[2] = m2, m_out[3] = m3;
-  }
-}
-
-// Units of one column: l and z, the columns of P and of M of the unit that goes, become its rows L
-// and Z; the diagonals p and m become current, and the costs. `count` is a multiple of kLanes.
-template <class Real>
-FASTPRUNE_CLONES void advance(Real pivot, Real half_cost, int64_t count, Real* l, Real* z, Real* p,
-                              Real* m, Real* cost) {
-  using Vector = typename VectorOf<Real>::type;
-  const Vector zero = {};
-  const Vector infinity = zero + kInfinity<Real>;
-  for (int64_t j = 0; j < count; j += kLanes<Real>) {
-    const Vector l_new = *reinterpret_cast<Vector*>(l + j) / pivot;
-    const Vector z_new = *reinterpret_cast<Vector*>(z + j) / pivot - half_cost * l_new;
-    const Vector p_new = *reinterpret_cast<Vector*>(p + j) - l_new * l_new;
-    const Vector m_new = *reinterpret_cast<Vector*>(m + j) - 2 * z_new * l_new;
-    *reinterpret_cast<Vector*>(l + j) = l_new;
-    *reinterpret_cast<Vector*>(z + j) = z_new;
-    *reinterpret_cast<Vector*>(p + j) = p_new;
-    *reinterpret_cast<Vector*>(m + j) = m_new;
-    const Vector value = m_new / p_new;
-    const auto usable =
-        (p_new > zero) & (p_new < infinity) & (value < infinity) & (value > -infinity);
-    const Vector clamped = value > zero ? value : zero;
-    *reinterpret_cast<Vector*>(cost + j) = usable ? clamped : infinity;
-  }
-}
-
-// Wider units: the diagonal blocks of all `count` become current.
-template <class Real>
-FASTPRUNE_CLONES void advance_blocks(Panel<Real> panel, int64_t group, int64_t count,
-                                     Real* __restrict p, Real* __restrict m) {
-  for (int64_t unit = 0; unit < count; ++unit) {
-    for (int64_t q = 0; q < panel.depth; ++q) {
-      const Real* l = panel.l + q * panel.stride + unit * group;
-      const Real* z = panel.z + q * panel.stride + unit * group;
-      for (int64_t i = 0; i < group; ++i) {
-        Real* p_row = p + (unit * group + i) * group;
-        Real* m_row = m + (unit * group + i) * group;
-        for (int64_t j = 0; j < group; ++j) {
-          p_row[j] -= l[i] * l[j];
-          m_row[j] -= z[i] * l[j] + l[i] * z[j];
-        }
-      }
-    }
-  }
-}
-
-template <class Real>
-FASTPRUNE_CLONES Real smallest(const Real* values, int64_t count) {
-  using Vector = typename VectorOf<Real>::type;
-  Vector least = *reinterpret_cast<const Vector*>(values);
-  for (int64_t j = kLanes<Real>; j < count; j += kLanes<Real>) {
-    const Vector value = *reinterpret_cast<const Vector*>(values + j);
-    least = value < least ? value : least;
-  }
-  Real result = least[0];
-  for (int64_t k = 1; k < kLanes<Real>; ++k) result = least[k] < result ? least[k] : result;
-  return result;
-}
 
 template <class Real>
 Buffer<Real> zeros(int64_t count) {
   Buffer<Real> buffer(count);
+  prefer_huge_pages(buffer.get(), count * static_cast<int64_t>(sizeof(Real)));
   std::fill_n(buffer.get(), count, Real{0});
   return buffer;
 }
@@ -271,8 +168,8 @@ class Site {
     for (int64_t a = 0; a < group_; ++a) {
       Real* l = l_row(depth_ + a);
       Real* z = z_row(depth_ + a);
-      read_column(p_.get(), first + a, l);
-      read_column(m_.get(), first + a, z);
+      take_column(p_.get(), first, a, l);
+      take_column(m_.get(), first, a, z);
       subtract_panel<Real>({l_row(0), z_row(0), depth_, stride_}, first + a, width, l, z);
     }
     if (group_ == 1) {
@@ -290,10 +187,25 @@ class Site {
     if (depth_ + group_ > capacity_) flush();
   }
 
-  // Entry j of a column is in the column's row up to the diagonal, below it in row j.
-  void read_column(const Real* matrix, int64_t column, Real* out) const {
-    for (int64_t j = 0; j <= column; ++j) out[j] = -matrix[column * stride_ + j];
-    for (int64_t j = column + 1; j < columns_; ++j) out[j] = -matrix[j * stride_ + column];
+  // Reads column a of the unit whose columns begin at `first`, but for the unit's own rows, and
+  // puts that of the last unit in its place: one pass, because every entry of a column is in
+  // another page. Up to the diagonal a column is in its row, below in row j.
+  void take_column(Real* matrix, int64_t first, int64_t a, Real* out) const {
+    const int64_t last = columns_ - group_;
+    const Real* source = matrix + (last + a) * stride_;
+    Real* row = matrix + (first + a) * stride_;
+    Real* column = matrix + first + a;
+    for (int64_t j = 0; j < first; ++j) out[j] = -row[j];
+    for (int64_t j = first + group_; j < last; ++j) {
+      out[j] = -column[j * stride_];
+      column[j * stride_] = source[j];
+    }
+    for (int64_t j = std::max(last, first + group_); j < columns_; ++j) {
+      out[j] = -column[j * stride_];
+    }
+    std::fill_n(out + first, group_, Real{0});
+    std::copy_n(source, first, row);
+    std::copy_n(source + last, a + 1, row + first);
   }
 
   // From columns of P and of M to rows of L and Z.
@@ -308,20 +220,12 @@ class Site {
     }
   }
 
+  // The rest of what the last unit takes along.
   void replace_by_last(int64_t slot) {
     --units_;
     columns_ -= group_;
     const int64_t to = slot * group_;
     const int64_t size = block_size();
-    for (Real* matrix : {p_.get(), m_.get()}) {
-      for (int64_t a = 0; slot < units_ && a < group_; ++a) {
-        const Real* source = matrix + (columns_ + a) * stride_;
-        Real* target = matrix + (to + a) * stride_;
-        std::copy_n(source, to, target);
-        std::copy_n(source + columns_, a + 1, target + to);
-        for (int64_t j = to + group_; j < columns_; ++j) matrix[j * stride_ + to + a] = source[j];
-      }
-    }
     for (int64_t q = 0; q < depth_; ++q) {
       std::copy_n(l_row(q) + columns_, group_, l_row(q) + to);
       std::copy_n(z_row(q) + columns_, group_, z_row(q) + to);
