@@ -24,8 +24,6 @@ from fastprune.tuning import TUNERS, SiteTuning, tune
 
 LAMBDA = 2.5e-4
 """Weight of representational knowledge beside that of predictions, as released."""
-MU = 64.0
-"""Weight of heads beside filters, as released: it turns the mean over 64 columns into a sum."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +47,7 @@ def kprune(
     budget: Budget,
     *,
     lam: float = LAMBDA,
-    mu: float = MU,
+    mu: float | None = None,
     seq_len: float | None = None,
     reference: Reference | None = None,
     trace: Trace | None = None,
@@ -90,7 +88,8 @@ def kprune(
         samples: calibration samples; labels are not used. Padding contributes nothing.
         budget: what may be spent.
         lam: weight of representational knowledge.
-        mu: weight of heads; where heads are not 64 columns wide, their width is in its spirit.
+        mu: weight of heads; by default their width, which turns a mean over columns into a sum. It
+            is 64 as released, for heads of 64 columns.
         seq_len: tokens at which MACs are counted; by default the samples' mean length.
         reference: what the dense model does with these samples, where that is known already.
         trace: the record of its sublayer outputs, likewise.
@@ -146,12 +145,12 @@ class _Selection:
         prices: Prices,
         budget: Budget,
         lam: float,
-        mu: float,
+        mu: float | None,
     ) -> None:
         self._student, self._reference, self._prices = student, reference, prices
         self._limit = budget.limit(prices.dense)
         self._lam = lam
-        factors = [mu if site.kind == "attention" else 1.0 for site in prices.sites]
+        factors = [(mu or site.group) if site.kind == "attention" else 1 for site in prices.sites]
         self._per_price = [
             factor / price for factor, price in zip(factors, prices.per_unit, strict=True)
         ]

@@ -38,8 +38,9 @@ class Scores:
     know on average.
 
     Attributes:
-        predictive: float64 [units] on the CPU; half the mean square, over mini-batches or samples,
-            of the gradient of the mean loss with respect to a column's mask.
+        predictive: float64 [units] on the CPU; half the sum of squares, over mini-batches or
+            samples and divided by the number of samples, of the gradient of the mean loss with
+            respect to a column's mask.
         representative: float64 [units] on the CPU; the mean over tokens and outputs of the squared
             contribution of a column to the sublayer's output.
     """
@@ -112,7 +113,7 @@ def score_sites(
         predictive = sums[0] / (2 * len(samples))
     else:
         sizes = torch.bincount(torch.arange(len(samples)) // MINI_BATCH).to(device)
-        predictive = (sums / sizes[:, None]).square().mean(0) / 2
+        predictive = (sums / sizes[:, None]).square().sum(0) / (2 * len(samples))
     scores = Scores(
         _by_unit(predictive, sites).cpu(), _by_unit(powers.contributions(model), sites).cpu()
     )
