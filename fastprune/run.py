@@ -17,22 +17,19 @@ from fastprune.compaction import compact, uniform_kinds
 from fastprune.data import Samples
 from fastprune.device import batch_tokens, device_of, evaluation_mode, trace_bytes
 from fastprune.errors import FastpruneError
-from fastprune.evaluation.latency import measure_latency
 from fastprune.evaluation.scorer import Scorer
 from fastprune.inputs import computable, restore_dtypes
 from fastprune.kprune import Reference, kprune
+from fastprune.outcome import Outcome, describe
 from fastprune.parity import RELEASED_TUNER
-from fastprune.report import Latency, Report, Score, Size, Stopwatch
+from fastprune.report import Report, Score, Stopwatch
 from fastprune.selection import Chooser, Ranked, rearrange_masks
 from fastprune.selection.packed import split_packed
 from fastprune.settings import Settings
-from fastprune.structure import Site, find_sites, layer_units
+from fastprune.structure import Site, find_sites
 from fastprune.structure.declaration import anatomy
 from fastprune.tuning import TUNERS, SiteTuning
 from fastprune.tuning import tune as tune_model
-
-_LATENCY_BATCH = 32
-"""Samples that latency is measured with, where no batch size is given."""
 
 
 @dataclass(frozen=True)
@@ -57,16 +54,6 @@ class _Plan:
     budget: Budget
     kept: Tensor
     teacher: Tensor | None
-
-
-@dataclass(frozen=True)
-class _Outcome:
-    """A pruned and tuned model, the masks of what it keeps, and the seconds that took."""
-
-    model: nn.Module
-    masks: dict[str, Tensor]
-    tuning: list[SiteTuning]
-    watch: Stopwatch
 
 
 class Run:
@@ -219,7 +206,7 @@ class Run:
         with watch.stage("rearrange"):
             return list(rearrange_masks(statistics, torch.stack(masks)).cpu())
 
-    def _follow(self, plan: _Plan, metrics: dict[str, Tensor]) -> _Outcome:
+    def _follow(self, plan: _Plan, metrics: dict[str, Tensor]) -> Outcome:
         """Remove what a plan does not keep, and tune what is left, in as many stages as asked."""
         settings, budget = self._settings, plan.budget
         watch = self._watch.copy()
@@ -230,7 +217,7 @@ class Run:
             further = self._masks_further(pruned, target, watch)
             pruned, tuning = self._shrink(pruned, further, plan, metrics, watch)
             masks = _composed(masks, further)
-        return _Outcome(pruned, masks, tuning, watch)
+        return Outcome(pruned, masks, tuning, watch)
 
     def _refer(self) -> Reference:
         """What the dense model does with the samples, for selection while tuning."""
@@ -248,7 +235,7 @@ class Run:
         self._trace = recorder.trace()
         return reference
 
-    def _walk(self, budget: Budget, reference: Reference) -> _Outcome:
+    def _walk(self, budget: Budget, reference: Reference) -> Outcome:
         """Select and tune one sublayer after the other."""
         watch = self._watch.copy()
         with watch.stage("tune"):
@@ -262,37 +249,19 @@ class Run:
                 watch=watch,
                 progress=self._settings.progress,
             )
-        return _Outcome(found.model, found.masks, found.tuning, watch)
+        return Outcome(found.model, found.masks, found.tuning, watch)
 
-    def _finish(self, budget: Budget, outcome: _Outcome, dense_score: float | None) -> Pruned:
-        settings, pruned, tuning = self._settings, outcome.model, outcome.tuning
+    def _finish(self, budget: Budget, outcome: Outcome, dense_score: float | None) -> Pruned:
         if self._dense is not self._given:
-            restore_dtypes(pruned, self._given)
+            restore_dtypes(outcome.model, self._given)
         # What is handed back is what is scored, after rounding to its own type.
-        pruned_score = self._scorer.pruned(computable(pruned))
-        report = Report(
-            budget=str(budget),
-            method=settings.method_name,
-            tune=settings.tuner,
-            stages=settings.stages,
-            preset=settings.preset,
-            targets=settings.targets,
-            seed=settings.seed,
-            seq_len=self._seq_len,
-            score=Score(self._scorer.metric, dense_score, pruned_score),
-            macs=self._size("macs", pruned),
-            params=self._size("params", pruned),
-            params_total=Size(_parameters(self._given), _parameters(pruned)),
-            units=_units(pruned),
-            timing_s=outcome.watch.report(),
-            sample_ids=self._samples.ids,
-            latency_ms=self._measure(pruned) if settings.latency else None,
-            tuning={entry.site: entry.relative_error for entry in tuning},
-            warnings=_warnings(tuning, settings.parity),
-            device=str(device_of(pruned)),
-            dtype=str(settings.dtype).removeprefix("torch."),
+        score = Score(
+            self._scorer.metric, dense_score, self._scorer.pruned(computable(outcome.model))
         )
-        return Pruned(pruned, outcome.masks, report)
+        report = describe(
+            self._given, budget, outcome, score, self._samples, self._settings, self._seq_len
+        )
+        return Pruned(outcome.model, outcome.masks, report)
 
     def _masks_further(
         self, pruned: nn.Module, budget: Budget, watch: Stopwatch
@@ -349,23 +318,6 @@ class Run:
     def _prices(self, kind: BudgetKind) -> Prices:
         return price_sites(self._sites, kind, self._seq_len)
 
-    def _size(self, kind: BudgetKind, pruned: nn.Module) -> Size:
-        left = price_sites(find_sites(pruned), kind, self._seq_len)
-        return Size(self._prices(kind).dense, left.dense)
-
-    def _measure(self, pruned: nn.Module) -> Latency:
-        settings = self._settings
-        batch = min(settings.batch_size or _LATENCY_BATCH, len(self._samples))
-        length = max(1, round(self._samples.mean_length))
-        measured = measure_latency(
-            {"dense": self._given, "pruned": pruned},
-            batch=batch,
-            length=length,
-            dtype=settings.dtype,
-            progress=settings.progress,
-        )
-        return Latency(measured["dense"], measured["pruned"], batch, length)
-
 
 def _composed(masks: dict[str, Tensor], further: dict[str, Tensor]) -> dict[str, Tensor]:
     """Masks of the whole model from masks of what an earlier stage had left of it."""
@@ -375,21 +327,3 @@ def _composed(masks: dict[str, Tensor], further: dict[str, Tensor]) -> dict[str,
         if name in further:
             composed[name][mask.bool()] = further[name]
     return composed
-
-
-def _warnings(tuning: list[SiteTuning], stops: bool) -> list[str]:
-    after = "; all tuning ends here, as in the original" if stops else ""
-    return [
-        f"{entry.site} keeps its untuned values: {entry.failure}{after}"
-        for entry in tuning
-        if entry.failure is not None
-    ]
-
-
-def _units(model: nn.Module) -> dict[str, list[int]]:
-    units = layer_units(model)
-    return {"heads": units["attention"], "filters": units["ffn"]}
-
-
-def _parameters(model: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in model.parameters())
