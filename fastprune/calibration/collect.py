@@ -80,7 +80,7 @@ def collect_statistics(
 
     Raises:
         DataError: labels asked for but absent.
-        NumericalError: a loss or gradient that is not finite; names the batch.
+        NumericalError: a loss or gradient that is not finite; names the batch. No gradient at all.
     """
     if sites is None:
         sites = find_sites(model)
@@ -117,7 +117,7 @@ def collect_statistics(
             accumulator.add(rows, loss, ids)
     accumulator.finish()
     moments.check_finite()
-    return Statistics(
+    statistics = Statistics(
         site_names=tuple(site.name for site in sites),
         sizes=tuple(accumulator.sizes),
         blocks=accumulator.blocks,
@@ -129,6 +129,18 @@ def collect_statistics(
         output_fisher=moments.output_fisher,
         input_moments=moments.inputs,
     )
+    _check_gradients(statistics)
+    return statistics
+
+
+def _check_gradients(statistics: Statistics) -> None:
+    squares = [statistics.blocks, statistics.output_fisher]
+    found = [square for square in squares if square is not None]
+    if found and not any(square.any() for square in found):
+        raise NumericalError(
+            "the loss depends on no layer (all gradients are zero): check the weights of the model "
+            "and of its head, or use method magnitude"
+        )
 
 
 class _Accumulator:
