@@ -4,7 +4,8 @@
     python benchmarks/memory.py            # 2,048 samples of 13 tokens, as SST-2 has
     python benchmarks/memory.py --tokens 128
 
-Random weights. Writes ``benchmarks/results/memory_cpu.json``, a row per number of tokens and type.
+Random weights. Writes ``benchmarks/results/memory_cpu.json``, a row per method, number of
+tokens and type.
 """
 
 from __future__ import annotations
@@ -53,6 +54,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--samples", type=int, default=2048)
     parser.add_argument("--tokens", type=int, default=13)
+    parser.add_argument("--method", default="obs", choices=["obs", "fisher"])
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
     arguments = parser.parse_args()
     model = bert_base()
@@ -60,8 +62,17 @@ def main() -> None:
     gc.collect()
     before = resident()
     with Peak() as peak:
-        result = prune(model, samples, SHARE, latency=False, dtype=arguments.dtype, progress=True)
+        result = prune(
+            model,
+            samples,
+            SHARE,
+            method=arguments.method,
+            latency=False,
+            dtype=arguments.dtype,
+            progress=True,
+        )
     row = {
+        "method": arguments.method,
         "samples": arguments.samples,
         "tokens": arguments.tokens,
         "dtype": arguments.dtype,
@@ -71,7 +82,7 @@ def main() -> None:
         **provenance(),
     }
     rows = json.loads(RESULT.read_text()) if RESULT.exists() else []
-    key = ("samples", "tokens", "dtype")
+    key = ("method", "samples", "tokens", "dtype")
     rows = [old for old in rows if any(old[name] != row[name] for name in key)]
     RESULT.write_text(json.dumps([*rows, row], indent=2) + "\n")
     print(f"{row['above_model_gib']:.2f} GiB above the model's {row['model_gib']:.2f} GiB")
