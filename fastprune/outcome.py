@@ -76,7 +76,11 @@ def describe(
         timing_s=outcome.watch.report(),
         sample_ids=samples.ids,
         latency_ms=_latency(given, pruned, samples, settings) if settings.latency else None,
-        tuning={entry.site: entry.relative_error for entry in outcome.tuning},
+        tuning={
+            entry.site: entry.relative_error
+            for entry in outcome.tuning
+            if entry.relative_error is not None
+        },
         warnings=_warnings(outcome.tuning, settings.parity),
         device=str(device_of(pruned)),
         dtype=str(settings.dtype).removeprefix("torch."),

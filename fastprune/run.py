@@ -28,7 +28,7 @@ from fastprune.selection.packed import split_packed
 from fastprune.settings import Settings
 from fastprune.structure import Site, find_sites
 from fastprune.structure.declaration import anatomy
-from fastprune.tuning import TUNERS, SiteTuning
+from fastprune.tuning import TUNERS, SiteTuning, keep_means
 from fastprune.tuning import tune as tune_model
 
 
@@ -109,11 +109,11 @@ class Run:
             recorder = Recorder(**self._recording()) if settings.imitates_dense else None
             statistics = self._calibrate(self._dense, self._watch, recorder)
             self._trace = None if recorder is None else recorder.trace()
-        metrics = {} if statistics is None else statistics.output_metrics()
+        aids = self._aids(statistics)
         plans = self._plans(statistics)
         del statistics  # hundreds of MB in larger models, and all of it has been used
         for plan in plans:
-            yield self._finish(plan.budget, self._follow(plan, metrics), dense_score)
+            yield self._finish(plan.budget, self._follow(plan, aids), dense_score)
 
     def _calibrate(
         self, model: nn.Module, watch: Stopwatch, recorder: Recorder | None = None
@@ -206,16 +206,28 @@ class Run:
         with watch.stage("rearrange"):
             return list(rearrange_masks(statistics, torch.stack(masks)).cpu())
 
-    def _follow(self, plan: _Plan, metrics: dict[str, Tensor]) -> Outcome:
+    def _aids(self, statistics: Statistics | None) -> dict[str, Tensor]:
+        """What tuning needs of the statistics, site by site."""
+        if statistics is None:
+            return {}
+        bias = self._settings.tuner == "bias"
+        return statistics.input_means() if bias else statistics.output_metrics()
+
+    def _follow(self, plan: _Plan, aids: dict[str, Tensor]) -> Outcome:
         """Remove what a plan does not keep, and tune what is left, in as many stages as asked."""
         settings, budget = self._settings, plan.budget
         watch = self._watch.copy()
         masks = split_packed(plan.kept, self._sites)
-        pruned, tuning = self._shrink(self._dense, masks, plan, metrics, watch)
+        pruned, tuning = self._shrink(self._dense, masks, plan, aids, watch)
         for stage in range(2, settings.stages + 1):
             target = self._on_the_way(budget, stage / settings.stages)
-            further = self._masks_further(pruned, target, watch)
-            pruned, tuning = self._shrink(pruned, further, plan, metrics, watch)
+            # A share is one of the model handed in.
+            target = target.absolute(self._prices(budget.kind).dense)
+            sites = find_sites(pruned)
+            if price_sites(sites, budget.kind, self._seq_len).dense <= target.value:
+                continue  # whole sublayers or aligned counts can be a long step
+            further, aids = self._choose_further(pruned, sites, target, aids, watch)
+            pruned, tuning = self._shrink(pruned, further, plan, aids, watch)
             masks = _composed(masks, further)
         return Outcome(pruned, masks, tuning, watch)
 
@@ -263,34 +275,40 @@ class Run:
         )
         return Pruned(outcome.model, outcome.masks, report)
 
-    def _masks_further(
-        self, pruned: nn.Module, budget: Budget, watch: Stopwatch
-    ) -> dict[str, Tensor]:
-        """Look at a pruned model again, and choose what of it a smaller budget keeps."""
-        sites = find_sites(pruned)
+    def _choose_further(
+        self,
+        pruned: nn.Module,
+        sites: Sequence[Site],
+        budget: Budget,
+        aids: dict[str, Tensor],
+        watch: Stopwatch,
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """What a smaller budget keeps of a pruned model, and what tuning then needs."""
         needed = any(self._settings.needs.values())
         statistics = self._calibrate(pruned, watch) if needed else None
         with watch.stage("search"):
-            chooser = self._learn(pruned, sites, statistics)
-            # A share is one of the model handed in.
-            target = budget.absolute(self._prices(budget.kind).dense)
-            masks = self._choose(chooser, sites, [target])
+            masks = self._choose(self._learn(pruned, sites, statistics), sites, [budget])
         (mask,) = self._rearrange(masks, statistics, watch)
-        return split_packed(mask, sites)
+        # Means are those of the model that units are removed from; outputs are the dense model's.
+        if self._settings.tuner == "bias":
+            aids = self._aids(statistics)
+        return split_packed(mask, sites), aids
 
     def _shrink(
         self,
         model: nn.Module,
         masks: dict[str, Tensor],
         plan: _Plan,
-        metrics: dict[str, Tensor],
+        aids: dict[str, Tensor],
         watch: Stopwatch,
     ) -> tuple[nn.Module, list[SiteTuning]]:
         """Remove what the masks do not keep, and tune what is left."""
         with watch.stage("compact"):
             pruned = compact(model, masks)
         with watch.stage("tune"):
-            return pruned, self._tune(pruned, plan.teacher, metrics)
+            if self._settings.tuner == "bias":
+                return pruned, keep_means(model, pruned, find_sites(model), masks, aids)
+            return pruned, self._tune(pruned, plan.teacher, aids)
 
     def _tune(
         self, pruned: nn.Module, teacher_mask: Tensor | None, metrics: dict[str, Tensor]

@@ -108,7 +108,7 @@ class Settings:
     @property
     def imitates_dense(self) -> bool:
         """Whether tuning needs to know what the dense model does."""
-        return self.tuner != "none" and not self.staged
+        return TUNERS[self.tuner] is not None and not self.staged
 
     @property
     def method_name(self) -> str:
@@ -127,7 +127,7 @@ class Settings:
         return Needs(
             mask_fisher=method.mask_fisher,
             output_fisher=method.moments or (self.tuner == "scale" and not self.parity),
-            input_moments=method.moments,
+            input_moments=method.moments or self.tuner == "bias",
         )
 
     def resolved(self) -> Settings:

@@ -64,6 +64,10 @@ class InputMoments:
             total, total / self.tokens[index].clamp(min=1), alpha=-1
         )
 
+    def mean(self, index: int) -> Tensor:
+        """The weighted mean input of site ``index``: float64 [columns]."""
+        return self._sum(index).double() * self._scale(index) / self.tokens[index].clamp(min=1)
+
     def squares(self, index: int) -> Tensor:
         """The diagonal of :meth:`about_zero`: float64 [columns]."""
         return self._gram(index).diagonal().double() * self._scale(index)

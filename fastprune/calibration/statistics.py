@@ -136,6 +136,12 @@ class Statistics:
             return {}
         return dict(zip(self.site_names, self.output_fisher, strict=True))
 
+    def input_means(self) -> dict[str, torch.Tensor]:
+        """Per site, the mean input of its projection, [columns], where moments were collected."""
+        if self.input_moments is None:
+            return {}
+        return {name: self.input_moments.mean(i) for i, name in enumerate(self.site_names)}
+
     def __add__(self, other: Statistics) -> Statistics:
         kinds = [(s.site_names, s.sizes, s.fisher, s.targets) for s in (self, other)]
         if kinds[0] != kinds[1]:

@@ -1,6 +1,7 @@
 """How the units that stay are corrected for those that went: layer-wise least squares."""
 
+from fastprune.tuning.means import keep_means
 from fastprune.tuning.solvers import Tuner
 from fastprune.tuning.tune import TUNERS, SiteTuning, tune
 
-__all__ = ["TUNERS", "SiteTuning", "Tuner", "tune"]
+__all__ = ["TUNERS", "SiteTuning", "Tuner", "keep_means", "tune"]

@@ -40,7 +40,6 @@ class Tuner:
     Attributes:
         solve: a better projection for a site, from its least-squares problem, its weight
             [outputs, columns] and its bias [outputs] or None.
-        inputs: whether the solution depends on the inputs of the projection, or on errors alone.
         emptied: also visit FFNs that lost every filter, whose bias can still be corrected.
         first_attention: whether the first attention sublayer is tuned.
         tuned_as_read: sublayers of the last layer that are tuned on the tokens the task reads
@@ -50,7 +49,6 @@ class Tuner:
     """
 
     solve: Callable[[Site, LeastSquares, Tensor, Tensor | None], Update]
-    inputs: bool = True
     emptied: bool = False
     first_attention: bool = True
     tuned_as_read: tuple[SiteKind, ...] = ("attention", "ffn")
@@ -104,19 +102,6 @@ def scale_units(site: Site, system: LeastSquares, weight: Tensor, bias: Tensor |
     deviation = _solve(matrix, rhs[:, None], SCALE_RIDGE * matrix.diagonal().mean())
     scaled = apply_scales(site, weight, 1 + deviation[:, 0])
     return _with_bias(system, weight, scaled.weight, bias)
-
-
-def correct_bias(site: Site, system: LeastSquares, weight: Tensor, bias: Tensor | None) -> Update:
-    """Leave no mean error, and the weights as they are: what removed units gave on average stays.
-
-    The cheapest correction: no normal matrix is formed.
-
-    Raises:
-        SolveFailure: the projection has no bias.
-    """
-    if bias is None:
-        raise SolveFailure("its projection has no bias")
-    return Update(weight, bias.double() + system.error_sum / max(system.rows, 1))
 
 
 def _with_bias(system: LeastSquares, old: Tensor, new: Tensor, bias: Tensor | None) -> Update:

@@ -24,13 +24,7 @@ from fastprune.progress import progress_bar
 from fastprune.structure import Site, SiteKind, find_sites, get_projection, set_projection
 from fastprune.structure.declaration import anatomy
 from fastprune.tuning.readout import Readout, find_readout, select_tokens
-from fastprune.tuning.solvers import (
-    SolveFailure,
-    Tuner,
-    correct_bias,
-    reconstruct_weights,
-    scale_units,
-)
+from fastprune.tuning.solvers import SolveFailure, Tuner, reconstruct_weights, scale_units
 from fastprune.tuning.student import Halt, Student
 from fastprune.tuning.system import LeastSquares
 from fastprune.tuning.teacher import Teacher
@@ -44,10 +38,10 @@ _TRIED = 512
 TUNERS: dict[str, Tuner | None] = {
     "weights": Tuner(reconstruct_weights, emptied=True),
     "scale": Tuner(scale_units),
-    "bias": Tuner(correct_bias, inputs=False, emptied=True),
+    "bias": None,
     "none": None,
 }
-"""Ways to tune, by the name users give."""
+"""Ways to tune, by the name users give. None: no walk through the model is needed."""
 
 
 @dataclass(frozen=True)
@@ -57,12 +51,12 @@ class SiteTuning:
     Attributes:
         site: its name.
         relative_error: squared error of the sublayer output before tuning, relative to the
-            teacher's output.
+            teacher's output; None where it was not looked at.
         failure: why the site kept its untuned values; None where it was tuned.
     """
 
     site: str
-    relative_error: float
+    relative_error: float | None
     failure: str | None = None
 
 
@@ -163,7 +157,7 @@ def _tune_sites(
             target = targets[site.name]
             metric = metrics.get(site.name)
             halts = follower.halts(site)
-            system, size = _sum_up(student, site, halts, target, metric, inputs=tuner.inputs)
+            system, size = _sum_up(student, site, halts, target, metric)
             yield _solve(student, site, system, size, tuner)
         if not last:
             follower.leave()
@@ -205,8 +199,6 @@ def _sum_up(
     halts: Iterable[Halt],
     target: Tensor,
     metric: Tensor | None,
-    *,
-    inputs: bool,
 ) -> tuple[LeastSquares, Tensor]:
     """How far the student's sublayer is from its target [tokens, outputs], and why.
 
@@ -214,7 +206,7 @@ def _sum_up(
         The least-squares problem, and the sum of squares of the target (float64 scalar).
     """
     weight, bias = get_projection(student, site)
-    system = LeastSquares(site.columns if inputs else 0, site.outputs, weight.device, metric)
+    system = LeastSquares(site.columns, site.outputs, weight.device, metric)
     size = torch.zeros((), dtype=torch.float64, device=weight.device)
     by_sums = False
     for halt in halts:
@@ -223,11 +215,11 @@ def _sum_up(
         error = wanted - halt.residual.float()
         if bias is not None:
             error -= bias
-        if halt.span.start == 0 and inputs:
+        if halt.span.start == 0:
             by_sums = _digits_to_spare(halt.x, error, weight)
         if not by_sums:
             error -= nn.functional.linear(halt.x, weight.to(halt.x.dtype))
-        system.add(halt.x if inputs else halt.x[:, :0], error)
+        system.add(halt.x, error)
     if by_sums:
         system.subtract(weight)
     return system, size

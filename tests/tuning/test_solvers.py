@@ -13,7 +13,6 @@ from fastprune.numerics import RIDGE
 from fastprune.tuning.solvers import (
     SCALE_RIDGE,
     SolveFailure,
-    correct_bias,
     reconstruct_weights,
     scale_units,
 )
@@ -130,16 +129,3 @@ def test_scales_minimise_the_error_that_the_metric_sees():
     penalty = SCALE_RIDGE * columns.square().sum(0).mean()
     expected = 1 + ridge_regression(columns, target, penalty)[:, 0]
     assert close(scales.mean(0).view(3, 4).mean(1), expected)
-
-
-def test_a_corrected_bias_leaves_no_mean_error(problem):
-    site, x, error, weight, bias = problem
-    update = correct_bias(site, sums(x[:, :0], error), weight, bias)
-    assert torch.equal(update.weight, weight)
-    assert close(update.bias, bias.double() + error.double().mean(0))
-
-
-def test_without_a_bias_there_is_nothing_to_correct(problem):
-    site, x, error, weight, _ = problem
-    with pytest.raises(SolveFailure, match="no bias"):
-        correct_bias(site, sums(x[:, :0], error), weight, None)
