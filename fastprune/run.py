@@ -23,7 +23,7 @@ from fastprune.kprune import Reference, kprune
 from fastprune.outcome import Outcome, describe
 from fastprune.parity import RELEASED_TUNER
 from fastprune.report import Report, Score, Stopwatch
-from fastprune.selection import Chooser, Ranked, rearrange_masks
+from fastprune.selection import Chooser, rearrange_masks
 from fastprune.selection.packed import split_packed
 from fastprune.settings import Settings
 from fastprune.structure import Site, find_sites
@@ -97,8 +97,8 @@ class Run:
                 )
             statistics.check_fit(self._sites, **settings.needs)
         # Whether budgets can be met does not depend on the data: find out before reading them.
-        nothing_known = Ranked(torch.zeros(sum(site.units for site in self._sites)))
-        self._choose(nothing_known, self._sites, settings.budgets)
+        blind = settings.selection.blind(self._sites)
+        self._choose(blind, self._sites, settings.budgets)
         dense_score = self._scorer.dense(self._dense)
         if settings.selection.while_tuning:
             reference = self._refer()

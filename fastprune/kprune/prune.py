@@ -107,7 +107,7 @@ def kprune(
     """
     sites = find_sites(dense)
     prices = price_sites(sites, budget.kind, seq_len or samples.mean_length)
-    check_reachable(prices, [budget])
+    check_reachable(prices, [budget], min(prices.per_unit))
     if reference is None:
         reference = Reference(dense, samples, batch_size=batch_size, seed=seed, dtype=dtype)
     tuner = TUNERS["weights"]

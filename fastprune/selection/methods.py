@@ -5,14 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from fastprune.calibration import Statistics
 from fastprune.selection.chooser import Chooser
 from fastprune.selection.obs import removal_paths
 from fastprune.selection.paths import Paths
-from fastprune.selection.ranked import Ranked, magnitudes, random_scores
+from fastprune.selection.ranked import Ranked, magnitudes, random_scores, ranked_paths
 from fastprune.structure import Site
+
+
+def _nothing(sites: Sequence[Site]) -> Tensor:
+    return torch.zeros(sum(site.units for site in sites))
 
 
 @dataclass(frozen=True)
@@ -26,12 +31,14 @@ class Method:
         mask_fisher: whether it needs the Fisher blocks of the masks.
         moments: whether it needs the second moments at the output projections.
         rearranges: whether masks are rearranged afterwards.
+        blind: chooses among sites before anything is known of them, to find out what can be met.
     """
 
     learn: Callable[[nn.Module, Sequence[Site], Statistics | None, int], Chooser] | None
     mask_fisher: bool = False
     moments: bool = False
     rearranges: bool = False
+    blind: Callable[[Sequence[Site]], Chooser] = lambda sites: Ranked(_nothing(sites))
 
     @property
     def calibrates(self) -> bool:
@@ -51,7 +58,9 @@ def _obs(plain: bool) -> Method:
         assert statistics is not None
         return Paths(removal_paths(model, sites, statistics, plain=plain))
 
-    return Method(learn, moments=True)
+    return Method(
+        learn, moments=True, blind=lambda sites: Paths(ranked_paths(_nothing(sites), sites))
+    )
 
 
 def _fisher(

@@ -13,7 +13,7 @@ from torch import Tensor
 from fastprune.budget import Budget, Prices
 from fastprune.errors import BudgetError
 from fastprune.ops.host import allocate
-from fastprune.selection.search import check_reachable, round_up
+from fastprune.selection.search import check_reachable
 from fastprune.structure import Site, SiteKind
 
 
@@ -57,21 +57,14 @@ class Paths:
         uniform: Sequence[SiteKind] | None = None,
     ) -> Tensor:
         """See :meth:`Chooser.masks`."""
-        check_reachable(prices, budgets)
         groups = _groups(prices.sites, align, uniform)
         errors = [_sum_errors([self._paths[i] for i in g.members], g.counts) for g in groups]
         costs = [
             g.counts.astype(np.float64) * sum(prices.per_unit[i] for i in g.members) for g in groups
         ]
+        check_reachable(prices, budgets, _smallest(costs))
         limits = np.array([budget.limit(prices.dense) for budget in budgets])
         chosen, _ = allocate(errors, costs, limits)
-        for budget, row in zip(budgets, chosen, strict=True):
-            if (row < 0).any():
-                share = round_up(sum(cost.min() for cost in costs) / prices.dense)
-                raise BudgetError(
-                    f"budget {budget} cannot be reached with these layers: the smallest is "
-                    f"{budget.kind}={share:g}"
-                )
         return torch.stack([self._mask(groups, row) for row in chosen])
 
     def _mask(self, groups: Sequence[_Group], choice: NDArray[np.int64]) -> Tensor:
@@ -87,6 +80,13 @@ def _sum_errors(paths: Sequence[RemovalPath], counts: NDArray[np.int64]) -> NDAr
     for path in paths:
         total += path.errors[counts]
     return total
+
+
+def _smallest(costs: Sequence[NDArray[np.float64]]) -> float:
+    """What the least choice costs that keeps something."""
+    least = sum(float(cost.min()) for cost in costs)
+    steps = [float(cost[cost > 0].min()) for cost in costs if (cost > 0).any()]
+    return least or min(steps)
 
 
 @dataclass(frozen=True)

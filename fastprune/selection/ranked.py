@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from fastprune.budget import Budget, Prices
-from fastprune.selection.align import align_mask, uniform_masks
+from fastprune.selection.packed import split_packed
+from fastprune.selection.paths import Paths, RemovalPath
 from fastprune.selection.search import search_masks
 from fastprune.structure import Site, SiteKind, get_projection
 
@@ -29,21 +31,30 @@ class Ranked:
         uniform: Sequence[SiteKind] | None = None,
     ) -> Tensor:
         """See :meth:`Chooser.masks`."""
-        if uniform is not None:
-            return uniform_masks(self._importance, prices, budgets, uniform, align)
-        masks = search_masks(self._importance, prices, budgets)
-        if align == 1:
-            return masks
-        limits = [budget.limit(prices.dense) for budget in budgets]
-        aligned = [
-            align_mask(mask, self._importance, prices, limit, align)
-            for mask, limit in zip(masks, limits, strict=True)
-        ]
-        return torch.stack(aligned)
+        if uniform is None and align == 1:
+            return search_masks(self._importance, prices, budgets)
+        paths = ranked_paths(self._importance, prices.sites)
+        return Paths(paths).masks(prices, budgets, align=align, uniform=uniform)
+
+
+def ranked_paths(importance: Tensor, sites: Sequence[Site]) -> list[RemovalPath]:
+    """Remove the units of every site by their scores, which is what each costs.
+
+    Args:
+        importance: [units of all sites], not negative.
+        sites: in order.
+    """
+    paths = []
+    for scores in split_packed(importance.detach().double().cpu(), sites).values():
+        # Of equal units the one with the lower index stays.
+        best = scores.sort(descending=True, stable=True)
+        lost = best.values.flip(0).cumsum(0).flip(0)
+        paths.append(RemovalPath(best.indices.flip(0), np.append(lost.numpy(), 0.0)))
+    return paths
 
 
 def magnitudes(model: nn.Module, sites: Sequence[Site]) -> Tensor:
-    """Squared norms of the units' columns of the output projections: float32 [units]."""
+    """Squared norms of the units' columns of the output projections: float64 [units]."""
     return torch.cat([_column_norms(model, site) for site in sites])
 
 
@@ -57,4 +68,4 @@ def random_scores(sites: Sequence[Site], seed: int) -> Tensor:
 
 def _column_norms(model: nn.Module, site: Site) -> Tensor:
     weight, _ = get_projection(model, site)
-    return weight.detach().float().square().sum(0).view(site.units, site.group).sum(1).cpu()
+    return weight.detach().double().square().sum(0).view(site.units, site.group).sum(1).cpu()

@@ -32,15 +32,18 @@ def search_masks(importance: Tensor, prices: Prices, budgets: Sequence[Budget]) 
     Raises:
         BudgetError: a budget that nothing fits into; names the smallest reachable one.
     """
-    check_reachable(prices, budgets)
+    kinds = [site.kind for site in prices.sites]
+    # At least one head is kept; one filter, in a model without heads.
+    check_reachable(prices, budgets, prices.of_kind("attention" if "attention" in kinds else "ffn"))
     dense = prices.dense
     scores = importance.detach().to("cpu", torch.float64)
     columns = {kind: kind_columns(prices.sites, kind) for kind in ("attention", "ffn")}
     heads, filters = budget_search(
         scores[columns["attention"]].numpy(),
         scores[columns["ffn"]].numpy(),
-        prices.of_kind("attention"),
-        prices.of_kind("ffn"),
+        # What is not there has no price, and any will do.
+        prices.of_kind("attention") or 1.0,
+        prices.of_kind("ffn") or 1.0,
         np.array([budget.limit(dense) for budget in budgets], dtype=np.float64),
     )
     masks = torch.zeros(len(budgets), len(scores))
@@ -49,21 +52,24 @@ def search_masks(importance: Tensor, prices: Prices, budgets: Sequence[Budget]) 
     return masks
 
 
-def check_reachable(prices: Prices, budgets: Sequence[Budget]) -> None:
-    """Refuse budgets below one head (one filter, in a model without heads).
+def check_reachable(prices: Prices, budgets: Sequence[Budget], smallest: float) -> None:
+    """Refuse budgets below the least that can be kept.
+
+    Args:
+        prices: what the units cost.
+        budgets: what may be spent.
+        smallest: the least that can be kept costs this.
 
     Raises:
         BudgetError: naming the smallest reachable budget.
     """
-    kinds = {site.kind for site in prices.sites}
-    smallest = prices.of_kind("attention" if "attention" in kinds else "ffn")
     dense = prices.dense
     for budget in budgets:
         if budget.limit(dense) < smallest:
-            share = f"{budget.kind}={round_up(smallest / dense)}"
+            share = f"{budget.kind}={round_up(smallest / dense):g}"
             raise BudgetError(
                 f"budget {budget} cannot be reached: the smallest for this model is {share} "
-                f"({smallest:.4g} of {dense:.4g} {budget.kind}, one unit)"
+                f"({smallest:.4g} of {dense:.4g} {budget.kind})"
             )
 
 
