@@ -76,6 +76,7 @@ def main() -> None:
     results: dict[str, Any] = {}
     if arguments.rows:
         results = json.loads(target.read_text())["results"]
+        results = {name: row for name, row in results.items() if name in rows}
         rows = {name: rows[name] for name in arguments.rows.split(";")}
     for name, options in rows.items():
         settings = Settings(
@@ -87,9 +88,10 @@ def main() -> None:
             **options,
         )
         found = list(prune_to_budgets(settings=settings, **common))
-        results[name] = [summary(result.report.to_dict()) for result in found]
+        budgets = [summary(result.report.to_dict()) for result in found]
+        results[name] = {"seed": arguments.seed, **provenance(), "budgets": budgets}
     target.parent.mkdir(exist_ok=True)
-    record = {"case": arguments.case, "seed": arguments.seed, **provenance(), "results": results}
+    record = {"case": arguments.case, "results": results}
     target.write_text(json.dumps(record, indent=2) + "\n")
     print_table(results)
 
@@ -99,14 +101,12 @@ def summary(report: dict[str, Any]) -> dict[str, Any]:
     return {key: report[key] for key in keys}
 
 
-def print_table(results: dict[str, list[dict[str, Any]]]) -> None:
-    table = Table(title=f"dense {next(iter(results.values()))[0]['dense']['score']:.4f}")
-    table.add_column("MACs kept")
-    for name in results:
-        table.add_column(name, justify="right")
-    for i, budget in enumerate(BUDGETS):
-        scores = (row[i]["pruned"]["score"] for row in results.values())
-        table.add_row(f"{budget:g}", *(f"{score:.4f}" for score in scores))
+def print_table(results: dict[str, Any]) -> None:
+    first = next(iter(results.values()))["budgets"][0]
+    title = f"dense {first['dense']['score']:.4f}"
+    table = Table("MACs kept", *(f"{budget:g}" for budget in BUDGETS), title=title)
+    for name, row in results.items():
+        table.add_row(name, *(f"{budget['pruned']['score']:.4f}" for budget in row["budgets"]))
     Console().print(table)
 
 

@@ -12,6 +12,7 @@ backward pass for every sublayer and budget. Writes ``benchmarks/results/reselec
 from __future__ import annotations
 
 import json
+import time
 from typing import Any
 
 from accuracy import ROOT, SAMPLES
@@ -41,11 +42,14 @@ def main() -> None:
         prices = price_sites(find_sites(model), "macs", samples.mean_length)
         for budget in BUDGETS:
             for name, prune in (("once", once), ("again", again)):
+                start = time.perf_counter()
                 pruned = prune(model, samples, seed, paths, prices, budget)
+                seconds = time.perf_counter() - start
                 run = {
                     "seed": seed,
                     "budget": budget,
                     "chosen": name,
+                    "seconds": seconds,
                     "score": evaluate(pruned, scored, progress=False),
                     "divergence": divergence(dense, log_probabilities(pruned, held_out)),
                 }

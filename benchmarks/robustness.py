@@ -57,6 +57,8 @@ def main() -> None:
                 )
                 for result in prune_to_budgets(model, pool, settings, eval_data=scored):
                     report = result.report
+                    used = len(report.sample_ids)
+                    assert used == samples, f"the data hold {used} samples, not {samples}"
                     run = {"method": method, "samples": samples, "seed": seed}
                     run |= {"budget": report.budget, "score": report.score.pruned}
                     if dense is not None and held_out is not None:

@@ -90,7 +90,7 @@ def held_bytes(device: torch.device) -> int:
 def path_bytes(device: torch.device) -> int:
     """How large the Grams are, in float64, of the sites whose units are removed side by side.
 
-    The removal takes about three times this.
+    The removal takes some five times this.
     """
     return (1 << 31) if device.type == "cuda" else (1 << 28)
 

@@ -50,7 +50,7 @@ class Reader:
 
     def calibration(self, source: Any, settings: Settings) -> Samples:
         """Draw the calibration samples."""
-        labels = settings.targets == "labels" and settings.selection.calibrates
+        labels = settings.targets == "labels" and any(settings.needs.values())
         if not settings.parity:
             return self._read(
                 source,
@@ -116,12 +116,15 @@ def restore_dtypes(pruned: nn.Module, given: nn.Module) -> None:
     Raises:
         NumericalError: a value that the smaller type cannot hold.
     """
-    types = {name: tensor.dtype for name, tensor in given.state_dict().items()}
+    before = given.state_dict()
     for name, tensor in pruned.state_dict(keep_vars=True).items():
-        tensor.data = tensor.data.to(types[name])
+        old = before[name]
+        # What has not changed comes back to the last bit, also from float64.
+        same = old.shape == tensor.shape and torch.equal(old.to(tensor), tensor)
+        tensor.data = old.clone() if same else tensor.data.to(old.dtype)
         if not torch.isfinite(tensor).all():
             raise NumericalError(
-                f"the tuned {name!r} overflows {types[name]}; use bfloat16 or float32 weights"
+                f"the tuned {name!r} overflows {old.dtype}; use bfloat16 or float32 weights"
             )
 
 
@@ -168,7 +171,8 @@ def check_prunable(model: nn.Module, align: int = 1) -> None:
     for name, parameter in model.named_parameters():
         # One that is not finite shows in the sum, and only then is looked for.
         total = parameter.sum(dtype=torch.float32)
-        if not torch.isfinite(total) and not torch.isfinite(parameter).all():
+        if not torch.isfinite(total) and not torch.isfinite(parameter.float()).all():
             raise FastpruneError(
-                f"weight {name!r} holds NaN or infinite values; load an undamaged checkpoint"
+                f"weight {name!r} holds NaN, infinite values or some beyond float32; load an "
+                "undamaged checkpoint"
             )

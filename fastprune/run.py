@@ -96,6 +96,9 @@ class Run:
                     "samples again and again; leave statistics out, or use another method"
                 )
             statistics.check_fit(self._sites, **settings.needs)
+            settings = self._settings = settings.with_statistics(
+                statistics.fisher, statistics.targets
+            )
         # Whether budgets can be met does not depend on the data: find out before reading them.
         blind = settings.selection.blind(self._sites)
         self._choose(blind, self._sites, settings.budgets)
@@ -210,8 +213,9 @@ class Run:
         """What tuning needs of the statistics, site by site."""
         if statistics is None:
             return {}
-        bias = self._settings.tuner == "bias"
-        return statistics.input_means() if bias else statistics.output_metrics()
+        if self._settings.tuner == "bias":
+            return statistics.input_means()
+        return statistics.output_metrics() if self._settings.tuner == "scale" else {}
 
     def _follow(self, plan: _Plan, aids: dict[str, Tensor]) -> Outcome:
         """Remove what a plan does not keep, and tune what is left, in as many stages as asked."""

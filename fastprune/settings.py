@@ -64,12 +64,21 @@ class Settings:
             raise FastpruneError("the same budget is given twice; name each budget once")
         for name in ("samples", "batch_size", "stages", "align", "max_length"):
             value = getattr(self, name)
-            if value is not None and (not isinstance(value, int) or value < 1):
+            optional = name not in ("stages", "align")
+            if optional and value is None:
+                continue
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise FastpruneError(f"{name} must be a whole number from 1 on, got {value}")
         if not isinstance(self.seed, int) or not 0 <= self.seed < 2**31:
             raise FastpruneError(f"seed must be a whole number in [0, 2**31), got {self.seed}")
-        if self.seq_len is not None and not 0 < self.seq_len < float("inf"):
+        number = isinstance(self.seq_len, (int, float)) and 0 < self.seq_len < float("inf")
+        if self.seq_len is not None and not number:
             raise FastpruneError(f"seq_len must be a positive number of tokens, got {self.seq_len}")
+        if self.fisher is not None and not self.selection.mask_fisher and not self.parity:
+            raise FastpruneError(
+                f"method {self.method_name} takes no fisher={self.fisher}; leave it out, or use "
+                "method fisher"
+            )
         if self.selection.while_tuning:
             self._check_while_tuning()
 
@@ -113,7 +122,7 @@ class Settings:
     @property
     def method_name(self) -> str:
         """How units are chosen, by name."""
-        return self.method or DEFAULT_METHOD
+        return DEFAULT_METHOD if self.method is None else self.method
 
     @property
     def selection(self) -> Method:
@@ -129,6 +138,28 @@ class Settings:
             output_fisher=method.moments or (self.tuner == "scale" and not self.parity),
             input_moments=method.moments or self.tuner == "bias",
         )
+
+    def with_statistics(self, fisher: FisherKind, targets: Targets) -> Settings:
+        """These settings, for statistics that have been collected already.
+
+        Args:
+            fisher: what they are of.
+            targets: likewise.
+
+        Raises:
+            FastpruneError: something else was asked for.
+        """
+        # "model" is the default, so that whoever has other statistics need not say so.
+        for name, asked, found in (
+            ("fisher", self.fisher, fisher),
+            ("targets", self.targets, targets),
+        ):
+            if asked not in (None, "model", found):
+                raise FastpruneError(
+                    f"the statistics were collected with {name}={found}, but {name}={asked} is "
+                    f"asked for; collect them again, or leave {name} out"
+                )
+        return replace(self, fisher=fisher if self.selection.mask_fisher else None, targets=targets)
 
     def resolved(self) -> Settings:
         """These settings, with what the preset prescribes.
@@ -158,7 +189,7 @@ class Settings:
     @property
     def tuner(self) -> str:
         """How survivors are corrected."""
-        return self.tune or "weights"
+        return "weights" if self.tune is None else self.tune
 
     @property
     def fisher_kind(self) -> FisherKind:

@@ -280,7 +280,7 @@ Call<ObsGreedyArgs> obs_greedy_call(const Tensor& inverse, const Tensor& weight,
   require(groups.size() == sizes.size(), "sizes and groups must have one entry per site");
   Sizes columns;
   for (size_t s = 0; s < sizes.size(); ++s) {
-    require(1 <= groups[s] && groups[s] <= kWidestGroup, "groups must lie within [1, 256]");
+    require(1 <= groups[s] && groups[s] <= kWidestGroup, "groups must lie within [1, 4096]");
     columns.push_back(sizes[s] * groups[s]);
   }
   require(weight.dim() == 2, "weight must be [sum(sizes * groups), outputs]");

@@ -20,7 +20,7 @@
 
 namespace fastprune {
 
-constexpr int64_t kWidestGroup = 256;
+constexpr int64_t kWidestGroup = 4096;
 
 struct ObsGreedyArgs {
   const void* inverse;  // [sum(n^2)], dtype; P of every site, the lower triangle is read
@@ -28,7 +28,7 @@ struct ObsGreedyArgs {
   DType dtype;          // f32 or f64: inverse, weight, curve, and the arithmetic
   int64_t sites;
   const int64_t* sizes;   // [sites], host memory
-  const int64_t* groups;  // [sites], host memory; 1..256
+  const int64_t* groups;  // [sites], host memory; 1..kWidestGroup
   int64_t outputs;        // columns of weight
   int32_t* order;         // [sum(sizes)], overwritten: units of the site, as they go
   void* curve;            // [sum(sizes)], dtype, overwritten: the sum of the costs up to each

@@ -215,13 +215,17 @@ __global__ void __launch_bounds__(kThreads, 2)
       __syncthreads();
       double cost = INFINITY;
       if (factor(r, group)) {
-        // A thread per column, then per row: a unit has no more columns than the block threads.
-        const int own = threadIdx.x;
-        if (own < group) substitute(r, group, k + own, group);
+        // A thread per column, then per row.
+        for (int own = threadIdx.x; own < group; own += kThreads) {
+          substitute(r, group, k + own, group);
+        }
         __syncthreads();
-        if (own < group) substitute(r, group, k + own * group, 1);
-        const double trace =
-            block_sum(own < group ? double{k[own * group + own]} : 0.0, shared.scratch);
+        double diagonal = 0;
+        for (int own = threadIdx.x; own < group; own += kThreads) {
+          substitute(r, group, k + own * group, 1);
+          diagonal += double{k[own * group + own]};
+        }
+        const double trace = block_sum(diagonal, shared.scratch);
         if (isfinite(trace)) cost = trace > 0 ? trace : 0;
       }
       if (threadIdx.x == 0) {
@@ -230,7 +234,6 @@ __global__ void __launch_bounds__(kThreads, 2)
     }
   }
 }
-static_assert(kWidestGroup <= kThreads);
 
 struct RowsStorage {
   Candidate best[2][kMaxWarps];

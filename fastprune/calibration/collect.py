@@ -84,6 +84,7 @@ def collect_statistics(
     """
     if sites is None:
         sites = find_sites(model)
+    _check_arguments(model, samples, sites, fisher)
     objective = _objective(samples, targets, seed)
     device = device_of(model)
     moments = Moments(sites, device, output_fisher=output_fisher, inputs=input_moments)
@@ -133,13 +134,31 @@ def collect_statistics(
     return statistics
 
 
+def _check_arguments(
+    model: nn.Module, samples: Samples, sites: Sequence[Site], fisher: FisherKind
+) -> None:
+    if not isinstance(samples, Samples):
+        raise DataError(
+            f"samples must be Samples, not {type(samples).__name__}: see fastprune.load_samples"
+        )
+    if fisher not in get_args(FisherKind):
+        raise DataError(f"unknown fisher {fisher!r}; use {' or '.join(get_args(FisherKind))}")
+    if not sites:
+        raise DataError("the model has no heads or filters left to collect statistics of")
+    if not sum(samples.lengths) and not samples.image_tokens and samples.task != "image":
+        raise DataError("the calibration samples hold no tokens; check the data")
+    if any(parameter.dtype == torch.float64 for parameter in model.parameters()):
+        raise DataError("statistics are collected in float32; convert the model: model.float()")
+
+
 def _check_gradients(statistics: Statistics) -> None:
     squares = [statistics.blocks, statistics.output_fisher]
     found = [square for square in squares if square is not None]
     if found and not any(square.any() for square in found):
         raise NumericalError(
             "the loss depends on no layer (all gradients are zero): check the weights of the model "
-            "and of its head, or use method magnitude"
+            "and of its head, and that samples are long enough to predict anything from; or use "
+            "method magnitude"
         )
 
 

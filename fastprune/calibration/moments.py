@@ -30,8 +30,8 @@ class InputMoments:
     Attributes:
         columns: per site, the width of its input.
         grams: float32 [sum(columns**2)], the flat sums of ``w x x^T``.
-        sums: float32 [sum(columns)], the sums of ``w x``.
-        weights: float32 [sites], the sums of ``w``, the norm of a token's gradient.
+        sums: float64 [sum(columns)], the sums of ``w x``.
+        weights: float64 [sites], the sums of ``w``, the norm of a token's gradient.
         tokens: int64 [sites], how many tokens have a gradient.
     """
 
@@ -48,8 +48,8 @@ class InputMoments:
         return cls(
             columns,
             torch.zeros(sum(n * n for n in columns), device=device),
-            torch.zeros(sum(columns), device=device),
-            torch.zeros(len(columns), device=device),
+            torch.zeros(sum(columns), dtype=torch.float64, device=device),
+            torch.zeros(len(columns), dtype=torch.float64, device=device),
             torch.zeros(len(columns), dtype=torch.int64, device=device),
         )
 
@@ -66,7 +66,7 @@ class InputMoments:
 
     def mean(self, index: int) -> Tensor:
         """The weighted mean input of site ``index``: float64 [columns]."""
-        return self._sum(index).double() * self._scale(index) / self.tokens[index].clamp(min=1)
+        return self._sum(index) * self._scale(index) / self.tokens[index].clamp(min=1)
 
     def squares(self, index: int) -> Tensor:
         """The diagonal of :meth:`about_zero`: float64 [columns]."""
@@ -84,7 +84,7 @@ class InputMoments:
         weights = torch.linalg.vector_norm(gradient, dim=-1, dtype=torch.float32)
         if valid is not None:
             weights = weights.where(valid, 0)
-        seen = weights > 0
+        seen = weights != 0  # NaN included, so that it shows
         roots = weights.sqrt()[..., None]
         # What padding holds, even NaN, does not matter.
         rows = (x * roots.to(x.dtype)).where(seen[..., None], 0)
@@ -103,7 +103,7 @@ class InputMoments:
         return self.sums[start : start + self.columns[index]]
 
     def _scale(self, index: int) -> Tensor:
-        weight = self.weights[index].double()
+        weight = self.weights[index]
         return self.tokens[index] / weight.where(weight > 0, 1)
 
     def __add__(self, other: InputMoments) -> InputMoments:
@@ -162,7 +162,8 @@ class Moments:
         Raises:
             NumericalError: gradients or activations are not finite, or their squares are not.
         """
-        grams = [] if self.inputs is None else [self.inputs.grams]
+        inputs = self.inputs
+        grams = [] if inputs is None else [inputs.grams, inputs.sums, inputs.weights]
         fisher = [] if self.output_fisher is None else [self.output_fisher]
         # A sum of squares that is not finite shows in the sum of all.
         if not all(torch.isfinite(sums.sum()) for sums in grams + fisher):

@@ -10,6 +10,7 @@ from typing import Literal, TypedDict
 import torch
 
 from fastprune.calibration.moments import InputMoments
+from fastprune.calibration.objective import Targets
 from fastprune.calibration.storage import check_shapes, read_sums, unreadable, write_sums
 from fastprune.errors import CheckpointError, DataError
 from fastprune.structure.site import Site
@@ -57,7 +58,7 @@ class Statistics:
     samples: int
     tokens: int
     fisher: FisherKind = "sample"
-    targets: str = "labels"
+    targets: Targets = "labels"
     output_fisher: torch.Tensor | None = None
     input_moments: InputMoments | None = None
 
@@ -116,7 +117,12 @@ class Statistics:
             DataError: other sites or widths, or something that was not collected.
         """
         ours = list(zip(self.site_names, self.sizes, strict=True))
-        if ours != [(site.name, site.units) for site in sites]:
+        fits = ours == [(site.name, site.units) for site in sites]
+        if self.input_moments is not None:
+            fits = fits and self.input_moments.columns == tuple(site.columns for site in sites)
+        if self.output_fisher is not None:
+            fits = fits and all(self.output_fisher.shape[-1] == site.outputs for site in sites)
+        if not fits:
             raise DataError(
                 "these statistics belong to another model or to other widths; collect them again "
                 "with collect_statistics(model, samples)"
@@ -144,7 +150,9 @@ class Statistics:
 
     def __add__(self, other: Statistics) -> Statistics:
         kinds = [(s.site_names, s.sizes, s.fisher, s.targets) for s in (self, other)]
-        if kinds[0] != kinds[1]:
+        inputs = [s.input_moments.columns for s in (self, other) if s.input_moments is not None]
+        outputs = [s.output_fisher.shape for s in (self, other) if s.output_fisher is not None]
+        if any(len(set(alike)) > 1 for alike in (kinds, inputs, outputs)):
             raise DataError(
                 "statistics of different models or kinds of Fisher information do not add up; "
                 "collect both with the same model, `fisher` and `targets`"
@@ -199,15 +207,18 @@ class Statistics:
                 tuple(fields.pop(key)) for key in ("site_names", "sizes", "columns")
             )
             outputs = tensors["output_fisher"].shape[-1] if "output_fisher" in tensors else 0
-            shapes: dict[str, tuple[int, ...]] = {
-                "blocks": (sum(n * n for n in sizes),),
-                "output_fisher": (len(sizes), outputs, outputs),
-                "grams": (sum(n * n for n in columns),),
-                "sums": (sum(columns),),
-                "weights": (len(columns),),
-                "tokens": (len(columns),),
+            expected: dict[str, tuple[tuple[int, ...], torch.dtype]] = {
+                "blocks": ((sum(n * n for n in sizes),), torch.float32),
+                "output_fisher": ((len(sizes), outputs, outputs), torch.float32),
+                "grams": ((sum(n * n for n in columns),), torch.float32),
+                "sums": ((sum(columns),), torch.float64),
+                "weights": ((len(columns),), torch.float64),
+                "tokens": ((len(columns),), torch.int64),
             }
-            check_shapes(path, tensors, shapes)
+            check_shapes(path, tensors, expected)
+            counts = [fields[name] for name in ("rows", "samples", "tokens")]
+            if len(names) != len(sizes) or any(type(n) is not int or n < 0 for n in counts):
+                raise ValueError("its sites or its numbers of samples make no sense")
             return cls(
                 names,
                 sizes,

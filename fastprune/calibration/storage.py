@@ -53,7 +53,7 @@ def read_sums(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str
 def check_shapes(
     path: str | os.PathLike[str],
     tensors: Mapping[str, Tensor],
-    shapes: Mapping[str, tuple[int, ...]],
+    expected: Mapping[str, tuple[tuple[int, ...], torch.dtype]],
 ) -> None:
     """Refuse tensors that are not what they should be.
 
@@ -61,10 +61,11 @@ def check_shapes(
         CheckpointError: another shape or type than expected, or values that are not finite.
     """
     for name, tensor in tensors.items():
-        if tuple(tensor.shape) != shapes[name] or tensor.dtype not in (torch.float32, torch.int64):
+        shape, dtype = expected[name]
+        if tuple(tensor.shape) != shape or tensor.dtype != dtype:
             raise CheckpointError(
                 f"{path} is damaged: its {name} have shape {tuple(tensor.shape)} in "
-                f"{tensor.dtype}, expected {shapes[name]}; collect the statistics again"
+                f"{tensor.dtype}, expected {shape} in {dtype}; collect the statistics again"
             )
         if not torch.isfinite(tensor).all():
             raise CheckpointError(f"{path} holds values that are not finite; collect it again")

@@ -44,7 +44,7 @@ __all__ = [
 
 _ops = torch.ops.fastprune
 LARGEST_SYSTEM = 4096
-WIDEST_GROUP = 256
+WIDEST_GROUP = 4096
 
 
 def mask_grad(
@@ -285,7 +285,7 @@ def obs_greedy(
             inverses of ``H``, symmetric positive definite; the lower triangles are read.
         weight: ``[sum(n), outputs]``, dtype of ``inverse``: row ``j`` multiplies column ``j``.
         sizes: units of each site.
-        groups: columns per unit of each site, 1 to 256.
+        groups: columns per unit of each site, 1 to 4096.
 
     Returns:
         ``(order, curve, info)``: int32 ``order [sum(sizes)]``, the units of each site as they go

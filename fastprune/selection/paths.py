@@ -41,7 +41,8 @@ class Paths:
     """Keeps the units that go last (a :class:`Chooser`).
 
     Paths are nested, so one set of them serves every budget: budgets differ only in where each
-    site stops. Where it stops is a multiple-choice knapsack over the sites, solved exactly.
+    site stops. Where it stops is a multiple-choice knapsack over the sites, solved exactly, or
+    as well as :func:`fastprune.ops.host.allocate` can.
     """
 
     def __init__(self, paths: Sequence[RemovalPath]) -> None:

@@ -651,6 +651,7 @@ def obs_cases() -> Iterator[tuple[str, Case]]:
         [(4, 8), (1, 5), (3, 31)],
         [(2, 64), (2, 65)],
         [(2, 256)],
+        [(2, 260)],
         [(1, 1), (2, 2)] * 66,
     ]:
         name = str(sites) if len(sites) < 9 else f"{len(sites)} sites"
