@@ -99,9 +99,9 @@ def prune(
         method: how units are chosen: ``"obs"`` (the default), ``"obs-plain"``, ``"fisher"``,
             ``"kprune"``, ``"magnitude"`` or ``"random"``; see :data:`fastprune.selection.METHODS`.
         tune: how survivors are corrected: ``"weights"`` (the default) re-solves the kept output
-            projections, ``"scale"`` rescales kept units, ``"none"`` leaves them.
-        stages: prune in this many steps of equal factors, calibrating and tuning at each; two gain
-            some accuracy below a quarter of the MACs.
+            projections, ``"scale"`` rescales kept units, ``"bias"`` keeps the mean of what goes,
+            ``"none"`` leaves all as it is.
+        stages: prune in this many steps of equal factors, calibrating and tuning at each.
         teacher: what tuning imitates: the ``"dense"`` model, or a ``"staged"`` one pruned half-way.
         preset: ``"kwon2022"`` follows the original algorithm step for step.
         eval_data: held-out data for the scores before and after; None skips them.
