@@ -41,11 +41,13 @@ HELD_OUT = 3000
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("case", choices=("sst2", "embeddings"))
-    case = parser.parse_args().case
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS)
+    arguments = parser.parse_args()
+    case = arguments.case
     model, pool, scored, held_out = CASES[case]()
     dense = None if held_out is None else log_probabilities(model, held_out)
     runs = []
-    for method in METHODS:
+    for method in arguments.methods:
         for samples in SAMPLES:
             for seed in SEEDS:
                 settings = Settings(
@@ -66,7 +68,13 @@ def main() -> None:
                             dense, log_probabilities(result.model, held_out)
                         )
                     runs.append(run)
-                print(method, samples, seed, [run["score"] for run in runs[-len(BUDGETS) :]])
+                print(
+                    method,
+                    samples,
+                    seed,
+                    [run["score"] for run in runs[-len(BUDGETS) :]],
+                    flush=True,
+                )
     target = ROOT / "benchmarks" / "results" / f"robustness_{case}.json"
     record = {"case": case, **provenance(), "runs": runs, "summary": summary(runs)}
     target.write_text(json.dumps(record, indent=2) + "\n")
@@ -143,7 +151,8 @@ def print_tables(rows: list[dict[str, Any]]) -> None:
                     for row in rows
                     if (row["method"], row["samples"]) == (method, samples) and key in row
                 ]
-                table.add_row(method, str(samples), *cells)
+                if cells:
+                    table.add_row(method, str(samples), *cells)
         if any(key in row for row in rows):
             console.print(table)
 
