@@ -19,19 +19,27 @@ from fastprune.report import versions
 ROOT = Path(__file__).resolve().parent.parent
 
 
+def _commit() -> str:
+    if not shutil.which("git"):  # a machine that was lent may have none
+        return "unknown"
+    describe = ["git", "describe", "--always", "--dirty"]
+    found = subprocess.run(describe, cwd=ROOT, capture_output=True, text=True).stdout.strip()
+    return found or "unknown"
+
+
+# Asked when a program starts: by its end, the sources may be others than those it runs.
+_COMMIT = _commit()
+
+
 def provenance() -> dict[str, Any]:
     """Device, threads, versions and commit."""
-    commit = ""
-    if shutil.which("git"):  # a machine that was lent may have none
-        describe = ["git", "describe", "--always", "--dirty"]
-        commit = subprocess.run(describe, cwd=ROOT, capture_output=True, text=True).stdout.strip()
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
     threads = torch.get_num_threads()
     return {
         "device": device,
         "threads": threads,
         "versions": versions(),
-        "commit": commit or "unknown",
+        "commit": _COMMIT,
     }
 
 
