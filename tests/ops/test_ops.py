@@ -87,6 +87,7 @@ def test_block_lstsq_is_backward_stable(case: Case, device: torch.device) -> Non
 
 
 @_of("obs_greedy")
+@pytest.mark.usefixtures("one_thread")
 def test_obs_greedy_takes_the_cheapest_unit(case: Case, device: torch.device) -> None:
     arguments = case.arguments(device)
     order, curve, info = ops.obs_greedy(**arguments)

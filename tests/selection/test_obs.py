@@ -42,6 +42,7 @@ def greedy(gram, weight, metric, site):
     return removed, errors[::-1]
 
 
+@pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize("family", ["bert", "llama"])
 def test_every_unit_removed_is_the_one_that_costs_least(family):
     model, samples = tiny(family).float(), samples_for(family)
