@@ -65,7 +65,9 @@ def obs_greedy(inverse: Tensor, weight: Tensor, group: int) -> tuple[Tensor, Ten
         if group == 1:
             cost = w.square().sum(1) / p.diagonal()
         else:
-            cost = (by_unit * torch.linalg.solve(blocks, by_unit)).sum((1, 2))
+            # What has gone is singular; its cost is not asked for.
+            factors, _ = torch.linalg.cholesky_ex(blocks)
+            cost = (by_unit * torch.cholesky_solve(by_unit, factors)).sum((1, 2))
         unit = cost.masked_fill_(gone, float("inf")).argmin()
         order.append(unit)
         costs.append(cost[unit])

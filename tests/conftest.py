@@ -60,7 +60,7 @@ def tokenizer() -> PreTrainedTokenizerFast:
 
 @pytest.fixture
 def one_thread() -> Iterator[None]:
-    """For many small products: beside other work, threads do nothing but wait for each other."""
+    """For many small products and solutions, where threads mostly wait for each other."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

@@ -94,10 +94,9 @@ def check_removals(
     left, total, scale = list(range(len(order))), 0.0, 0.0
     for unit, error in zip(order[:done], curve.tolist(), strict=False):
         rows = {u: slice(u * group, (u + 1) * group) for u in left}
-        solved = torch.linalg.solve(
-            torch.stack([p[r, r] for r in rows.values()]),
-            torch.stack([w[r] for r in rows.values()]),
-        )
+        # Not solve(): on several threads, batched LU of this torch's MKL may never return.
+        factors = torch.linalg.cholesky(torch.stack([p[r, r] for r in rows.values()]))
+        solved = torch.cholesky_solve(torch.stack([w[r] for r in rows.values()]), factors)
         costs = {u: float((w[rows[u]] * x).sum()) for u, x in zip(left, solved, strict=True)}
         scale = max(scale, *costs.values())
         assert costs[unit] <= min(costs.values()) + tolerance * scale
