@@ -13,15 +13,14 @@ from __future__ import annotations
 
 import json
 import time
-from typing import Any
 
 from accuracy import ROOT, SAMPLES
 from provenance import provenance
 from robustness import SEEDS, classifier, divergence, log_probabilities
-from torch import nn
+from torch import Tensor, nn
 
 from fastprune import Samples, collect_statistics, compact, evaluate, find_sites, parse_budget
-from fastprune.budget import Prices, price_sites
+from fastprune.budget import price_sites
 from fastprune.compaction.surgery import shrink_
 from fastprune.selection import Paths, RemovalPath
 from fastprune.selection.obs import removal_paths
@@ -41,9 +40,11 @@ def main() -> None:
         paths = paths_of(model, samples, seed)
         prices = price_sites(find_sites(model), "macs", samples.mean_length)
         for budget in BUDGETS:
+            (mask,) = Paths(paths).masks(prices, [parse_budget(budget)])
+            masks = split_packed(mask, prices.sites)
             for name, prune in (("once", once), ("again", again)):
                 start = time.perf_counter()
-                pruned = prune(model, samples, seed, paths, prices, budget)
+                pruned = prune(model, samples, seed, masks)
                 seconds = time.perf_counter() - start
                 run = {
                     "seed": seed,
@@ -67,33 +68,13 @@ def paths_of(
     return removal_paths(model, sites, statistics)
 
 
-def masks_of(paths: list[RemovalPath], prices: Prices, budget: float) -> dict[str, Any]:
-    (mask,) = Paths(paths).masks(prices, [parse_budget(budget)])
-    return split_packed(mask, prices.sites)
-
-
-def once(
-    model: nn.Module,
-    samples: Samples,
-    seed: int,
-    paths: list[RemovalPath],
-    prices: Prices,
-    budget: float,
-) -> nn.Module:
-    student = compact(model, masks_of(paths, prices, budget))
+def once(model: nn.Module, samples: Samples, seed: int, masks: dict[str, Tensor]) -> nn.Module:
+    student = compact(model, masks)
     tune(model, student, samples, tuner())
     return student
 
 
-def again(
-    model: nn.Module,
-    samples: Samples,
-    seed: int,
-    paths: list[RemovalPath],
-    prices: Prices,
-    budget: float,
-) -> nn.Module:
-    masks = masks_of(paths, prices, budget)
+def again(model: nn.Module, samples: Samples, seed: int, masks: dict[str, Tensor]) -> nn.Module:
     student = compact(model, {})
 
     def choose(site: Site) -> None:

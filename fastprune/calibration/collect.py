@@ -145,7 +145,7 @@ def _check_arguments(
         raise DataError(f"unknown fisher {fisher!r}; use {' or '.join(get_args(FisherKind))}")
     if not sites:
         raise DataError("the model has no heads or filters left to collect statistics of")
-    if not sum(samples.lengths) and not samples.image_tokens and samples.task != "image":
+    if not sum(samples.lengths) and samples.task != "image":
         raise DataError("the calibration samples hold no tokens; check the data")
     if any(parameter.dtype == torch.float64 for parameter in model.parameters()):
         raise DataError("statistics are collected in float32; convert the model: model.float()")

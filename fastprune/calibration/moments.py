@@ -59,10 +59,8 @@ class InputMoments:
 
     def about_mean(self, index: int) -> Tensor:
         """The same about the mean input, which leaves a bias free."""
-        total = self._sum(index).double() * self._scale(index)
-        return self.about_zero(index).addr_(
-            total, total / self.tokens[index].clamp(min=1), alpha=-1
-        )
+        mean = self.mean(index)
+        return self.about_zero(index).addr_(mean * self.tokens[index], mean, alpha=-1)
 
     def mean(self, index: int) -> Tensor:
         """The weighted mean input of site ``index``: float64 [columns]."""

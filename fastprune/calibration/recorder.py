@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
 from typing import Any
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 
 from fastprune.calibration.trace import BlockCall, Rows, Trace, TraceBatch, target_dtype
 from fastprune.data.samples import model_inputs
-from fastprune.device import autocast, backward_attention, device_of, to_device
+from fastprune.device import autocast, backward_attention, cache_off, device_of, to_device
 from fastprune.structure import Site
 from fastprune.structure.probe import SiteProbe, StopForward
 
@@ -56,25 +57,18 @@ class Recorder:
         self._calls: list[BlockCall] = []
 
     def __enter__(self) -> Recorder:
-        self._handles = [
-            block.register_forward_pre_hook(self._note, with_kwargs=True) for block in self._blocks
-        ]
+        self._stack = ExitStack()
+        for block in self._blocks:
+            handle = block.register_forward_pre_hook(self._note, with_kwargs=True)
+            self._stack.callback(handle.remove)
         for probe in self._probes.values():
-            probe.__enter__()
+            self._stack.enter_context(probe)
         # A cache would grow with every replay.
-        config = getattr(self._model, "config", None)
-        self._use_cache = getattr(config, "use_cache", None)
-        if self._use_cache is not None:
-            config.use_cache = False  # type: ignore[union-attr]
+        self._stack.enter_context(cache_off(self._model))
         return self
 
     def __exit__(self, *_: object) -> None:
-        for handle in self._handles:
-            handle.remove()
-        for probe in self._probes.values():
-            probe.__exit__(None)
-        if self._use_cache is not None:
-            self._model.config.use_cache = self._use_cache  # type: ignore[union-attr]
+        self._stack.close()
 
     def keep(self, mask: Tensor | None) -> None:
         """Add the pass that has just been run.

@@ -107,7 +107,7 @@ def prune(
         result.save_pretrained(target, overwrite=overwrite)
         reports.append(result.report.to_dict())
         if not (quiet or as_json):
-            print_report(result.report, target)
+            print_report(result.report, target, stock=result.uniform)
     if as_json:
         click.echo(json.dumps(reports if len(reports) > 1 else reports[0], indent=2))
 

@@ -10,8 +10,14 @@ from rich.table import Table
 from fastprune.report import Report, Size
 
 
-def print_report(report: Report, saved_to: Path | None = None) -> None:
-    """Print what a run promised and what was measured."""
+def print_report(report: Report, saved_to: Path | None = None, *, stock: bool = False) -> None:
+    """Print what a run promised and what was measured.
+
+    Args:
+        report: of the run.
+        saved_to: where the model lies, if anywhere.
+        stock: whether it loads without fastprune.
+    """
     console = Console(highlight=False)
     table = Table(title=f"{report.budget}, {report.preset or report.method}, tune={report.tune}")
     table.add_column("")
@@ -43,7 +49,8 @@ def print_report(report: Report, saved_to: Path | None = None) -> None:
     for warning in report.warnings:
         console.print(f"[yellow]warning:[/] {warning}")
     if saved_to is not None:
-        console.print(f"saved to {saved_to} (before loading: import fastprune)")
+        hint = "" if stock else " (before loading: import fastprune)"
+        console.print(f"saved to {saved_to}{hint}")
 
 
 def _count(value: float) -> str:

@@ -41,11 +41,6 @@ class Method:
     blind: Callable[[Sequence[Site]], Chooser] = lambda sites: Ranked(_nothing(sites))
 
     @property
-    def calibrates(self) -> bool:
-        """Whether it looks at data."""
-        return self.mask_fisher or self.moments or self.while_tuning
-
-    @property
     def while_tuning(self) -> bool:
         """Whether selection and tuning are one."""
         return self.learn is None

@@ -51,6 +51,15 @@ def test_prune_writes_a_model_that_reloads_and_a_report(workspace, tmp_path):
     assert json.loads(scored.output)["score"] == report["pruned"]["score"]
 
 
+@pytest.mark.parametrize("uniform", [False, True])
+def test_the_hint_to_import_fastprune_stands_where_it_is_needed(workspace, tmp_path, uniform):
+    extra = ["--uniform"] if uniform else []
+    arguments = prune_arguments(workspace, tmp_path / "out", "--budget", "macs=0.7", *extra)
+    result = run(*arguments)
+    assert result.exit_code == 0, result.output
+    assert ("import fastprune" in " ".join(result.output.split())) != uniform
+
+
 def test_several_budgets_make_one_directory_each(workspace, tmp_path):
     out = tmp_path / "out"
     result = run(

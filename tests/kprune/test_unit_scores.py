@@ -45,9 +45,10 @@ def gradients(model, sites, samples, loss):
         masks = [torch.ones(s.columns, dtype=torch.float64).requires_grad_() for s in sites]
         with ExitStack() as stack:
             for site, mask in zip(sites, masks, strict=True):
-                hook = lambda _, args, mask=mask: (args[0] * mask, *args[1:])  # noqa: E731
-                module = model.get_submodule(site.name)
-                stack.callback(module.register_forward_pre_hook(hook).remove)
+                handle = model.get_submodule(site.name).register_forward_pre_hook(
+                    lambda _, args, mask=mask: (args[0] * mask, *args[1:])
+                )
+                stack.callback(handle.remove)
             found = loss(model(**model_inputs(batch)), batch, samples.ids[i])
         rows.append(torch.cat(torch.autograd.grad(found.sum(), masks)))
     return torch.stack(rows)
