@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from fastprune.budget import Budget, BudgetKind, price_sites
+from fastprune.budget.latency import LatencyTable
 from fastprune.data import Samples
 from fastprune.device import device_of
 from fastprune.evaluation.latency import measure_latency
+from fastprune.evaluation.workload import Workload
 from fastprune.report import Latency, Report, Score, Size, Stopwatch
 from fastprune.settings import Settings
 from fastprune.structure import find_sites, layer_units
@@ -18,6 +20,8 @@ from fastprune.tuning import SiteTuning
 
 _LATENCY_BATCH = 32
 """Samples that latency is measured with, where no batch size is given."""
+_PROMISE = 0.05
+"""How far a measured latency may be off the table's estimate without a warning."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +49,7 @@ def describe(
     samples: Samples,
     settings: Settings,
     seq_len: float,
+    table: LatencyTable | None,
 ) -> Report:
     """Measure an outcome and put it beside what was promised.
 
@@ -56,9 +61,11 @@ def describe(
         samples: the calibration samples.
         settings: of the run.
         seq_len: tokens at which MACs are counted.
+        table: estimates latency, and says what it is measured of.
     """
     pruned = outcome.model
     units = layer_units(pruned)
+    latency = _latency(given, pruned, samples, settings, table) if settings.latency else None
     return Report(
         budget=str(budget),
         method=settings.method_name,
@@ -75,13 +82,17 @@ def describe(
         units={"heads": units["attention"], "filters": units["ffn"]},
         timing_s=outcome.watch.report(),
         sample_ids=samples.ids,
-        latency_ms=_latency(given, pruned, samples, settings) if settings.latency else None,
+        latency_ms=latency,
+        latency_table=None if table is None else table.origin(),
         tuning={
             entry.site: entry.relative_error
             for entry in outcome.tuning
             if entry.relative_error is not None
         },
-        warnings=_warnings(outcome.tuning, settings.parity),
+        warnings=[
+            *_warnings(outcome.tuning, settings.parity),
+            *_latency_warnings(given, budget, latency, table),
+        ],
         device=str(device_of(pruned)),
         dtype=str(settings.dtype).removeprefix("torch."),
     )
@@ -91,17 +102,54 @@ def _size(kind: BudgetKind, given: nn.Module, pruned: nn.Module, seq_len: float)
     return Size(*(price_sites(find_sites(m), kind, seq_len).dense for m in (given, pruned)))
 
 
-def _latency(given: nn.Module, pruned: nn.Module, samples: Samples, settings: Settings) -> Latency:
-    batch = min(settings.batch_size or _LATENCY_BATCH, len(samples))
-    length = max(1, round(samples.mean_length))
-    measured = measure_latency(
-        {"dense": given, "pruned": pruned},
-        batch=batch,
-        length=length,
+def workload_of(samples: Samples, settings: Settings) -> Workload:
+    """What latency is measured of, where no table says so."""
+    return Workload(
+        batch=min(settings.batch_size or _LATENCY_BATCH, len(samples)),
+        length=max(1, round(samples.mean_length)),
         dtype=settings.dtype,
-        progress=settings.progress,
     )
-    return Latency(measured["dense"], measured["pruned"], batch, length)
+
+
+def _latency(
+    given: nn.Module,
+    pruned: nn.Module,
+    samples: Samples,
+    settings: Settings,
+    table: LatencyTable | None,
+) -> Latency:
+    workload = workload_of(samples, settings) if table is None else table.workload
+    estimated = None if table is None else Size(*map(table.estimate, (given, pruned)))
+    measured = measure_latency(
+        {"dense": given, "pruned": pruned}, **vars(workload), progress=settings.progress
+    )
+    return Latency(
+        measured["dense"],
+        measured["pruned"],
+        workload.batch,
+        workload.length,
+        str(workload.dtype).removeprefix("torch."),
+        workload.compiled,
+        estimated,
+    )
+
+
+def _latency_warnings(
+    given: nn.Module, budget: Budget, latency: Latency | None, table: LatencyTable | None
+) -> list[str]:
+    found = [] if table is None else table.place.warnings(given)
+    if budget.kind != "latency" or latency is None or latency.estimated is None:
+        return found
+    estimated, share = latency.estimated, latency.pruned / latency.dense
+    # What was asked for is what is held to: a share, or milliseconds.
+    off = latency.deviation if budget.relative else latency.pruned / estimated.pruned - 1
+    if off is not None and abs(off) > _PROMISE:
+        found.append(
+            f"latency is {off:+.1%} off the table's estimate: measured {latency.pruned:.4g} ms, "
+            f"{share:.3f} of the dense model's, estimated {estimated.pruned:.4g} ms, "
+            f"{estimated.kept:.3f}; measure the table and the model on a quiet machine"
+        )
+    return found
 
 
 def _warnings(tuning: Sequence[SiteTuning], stops: bool) -> list[str]:

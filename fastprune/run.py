@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from fastprune.budget import Budget, BudgetKind, Prices, price_sites
+from fastprune.budget.latency import LatencyTable
 from fastprune.calibration import Statistics, collect_statistics
 from fastprune.calibration.recorder import Recorder, record
 from fastprune.calibration.trace import Trace, depth_within
@@ -66,6 +67,7 @@ class Run:
         settings: Settings,
         scorer: Scorer,
         watch: Stopwatch,
+        table: LatencyTable | None = None,
     ) -> None:
         """Nothing is computed yet.
 
@@ -75,6 +77,7 @@ class Run:
             settings: resolved.
             scorer: of the model before and after.
             watch: which has timed what came before.
+            table: of the model; latency budgets need one.
         """
         self._given = given
         self._dense = computable(given)
@@ -82,6 +85,7 @@ class Run:
         self._settings = settings
         self._scorer = scorer
         self._watch = watch
+        self._table = table
         self._sites = find_sites(given)
         self._trace: Trace | None = None
         self._seq_len = settings.seq_len or samples.mean_length
@@ -195,8 +199,9 @@ class Run:
         masks: dict[Budget, Tensor] = {}
         for kind in {budget.kind for budget in budgets}:
             alike = [budget for budget in budgets if budget.kind == kind]
-            prices = price_sites(sites, kind, self._seq_len)
-            rows = chooser.masks(prices, alike, align=settings.align, uniform=uniform)
+            align = settings.alignment(kind)
+            prices = self._prices(kind, sites)
+            rows = chooser.masks(prices, alike, align=align, uniform=uniform)
             masks.update(zip(alike, rows, strict=True))
         return [masks[budget] for budget in budgets]
 
@@ -228,7 +233,7 @@ class Run:
             # A share is one of the model handed in.
             target = target.absolute(self._prices(budget.kind).dense)
             sites = find_sites(pruned)
-            if price_sites(sites, budget.kind, self._seq_len).dense <= target.value:
+            if self._prices(budget.kind, sites).dense <= target.value:
                 continue  # whole sublayers or aligned counts can be a long step
             further, aids = self._choose_further(pruned, sites, target, aids, watch)
             pruned, tuning = self._shrink(pruned, further, plan, aids, watch)
@@ -275,7 +280,14 @@ class Run:
             self._scorer.metric, dense_score, self._scorer.pruned(computable(outcome.model))
         )
         report = describe(
-            self._given, budget, outcome, score, self._samples, self._settings, self._seq_len
+            self._given,
+            budget,
+            outcome,
+            score,
+            self._samples,
+            self._settings,
+            self._seq_len,
+            self._table,
         )
         return Pruned(outcome.model, outcome.masks, report)
 
@@ -337,8 +349,9 @@ class Run:
             progress=settings.progress,
         )
 
-    def _prices(self, kind: BudgetKind) -> Prices:
-        return price_sites(self._sites, kind, self._seq_len)
+    def _prices(self, kind: BudgetKind, sites: Sequence[Site] | None = None) -> Prices:
+        """What units cost: of some sites, or of those of the model handed in."""
+        return price_sites(sites or self._sites, kind, self._seq_len, self._table)
 
 
 def _composed(masks: dict[str, Tensor], further: dict[str, Tensor]) -> dict[str, Tensor]:
