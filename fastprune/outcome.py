@@ -11,17 +11,11 @@ from fastprune.budget import Budget, BudgetKind, price_sites
 from fastprune.budget.latency import LatencyTable
 from fastprune.data import Samples
 from fastprune.device import device_of
-from fastprune.evaluation.latency import measure_latency
-from fastprune.evaluation.workload import Workload
+from fastprune.promise import promise_warnings
 from fastprune.report import Latency, Report, Score, Size, Stopwatch
 from fastprune.settings import Settings
 from fastprune.structure import find_sites, layer_units
 from fastprune.tuning import SiteTuning
-
-_LATENCY_BATCH = 32
-"""Samples that latency is measured with, where no batch size is given."""
-_PROMISE = 0.05
-"""How far a measured latency may be off the table's estimate without a warning."""
 
 
 @dataclass(frozen=True)
@@ -46,26 +40,27 @@ def describe(
     budget: Budget,
     outcome: Outcome,
     score: Score,
+    latency: Latency | None,
     samples: Samples,
     settings: Settings,
     seq_len: float,
     table: LatencyTable | None,
 ) -> Report:
-    """Measure an outcome and put it beside what was promised.
+    """Put an outcome beside what was promised.
 
     Args:
         given: the model as it was handed in.
         budget: what was asked for.
         outcome: what came out, in the types that are handed back.
         score: before and after.
+        latency: likewise, where it was measured.
         samples: the calibration samples.
         settings: of the run.
         seq_len: tokens at which MACs are counted.
-        table: estimates latency, and says what it is measured of.
+        table: the latency table that was used, if any.
     """
     pruned = outcome.model
     units = layer_units(pruned)
-    latency = _latency(given, pruned, samples, settings, table) if settings.latency else None
     return Report(
         budget=str(budget),
         method=settings.method_name,
@@ -91,7 +86,7 @@ def describe(
         },
         warnings=[
             *_warnings(outcome.tuning, settings.parity),
-            *_latency_warnings(given, budget, latency, table),
+            *promise_warnings(given, budget, latency, table),
         ],
         device=str(device_of(pruned)),
         dtype=str(settings.dtype).removeprefix("torch."),
@@ -100,56 +95,6 @@ def describe(
 
 def _size(kind: BudgetKind, given: nn.Module, pruned: nn.Module, seq_len: float) -> Size:
     return Size(*(price_sites(find_sites(m), kind, seq_len).dense for m in (given, pruned)))
-
-
-def workload_of(samples: Samples, settings: Settings) -> Workload:
-    """What latency is measured of, where no table says so."""
-    return Workload(
-        batch=min(settings.batch_size or _LATENCY_BATCH, len(samples)),
-        length=max(1, round(samples.mean_length)),
-        dtype=settings.dtype,
-    )
-
-
-def _latency(
-    given: nn.Module,
-    pruned: nn.Module,
-    samples: Samples,
-    settings: Settings,
-    table: LatencyTable | None,
-) -> Latency:
-    workload = workload_of(samples, settings) if table is None else table.workload
-    estimated = None if table is None else Size(*map(table.estimate, (given, pruned)))
-    measured = measure_latency(
-        {"dense": given, "pruned": pruned}, **vars(workload), progress=settings.progress
-    )
-    return Latency(
-        measured["dense"],
-        measured["pruned"],
-        workload.batch,
-        workload.length,
-        str(workload.dtype).removeprefix("torch."),
-        workload.compiled,
-        estimated,
-    )
-
-
-def _latency_warnings(
-    given: nn.Module, budget: Budget, latency: Latency | None, table: LatencyTable | None
-) -> list[str]:
-    found = [] if table is None else table.place.warnings(given)
-    if budget.kind != "latency" or latency is None or latency.estimated is None:
-        return found
-    estimated, share = latency.estimated, latency.pruned / latency.dense
-    # What was asked for is what is held to: a share, or milliseconds.
-    off = latency.deviation if budget.relative else latency.pruned / estimated.pruned - 1
-    if off is not None and abs(off) > _PROMISE:
-        found.append(
-            f"latency is {off:+.1%} off the table's estimate: measured {latency.pruned:.4g} ms, "
-            f"{share:.3f} of the dense model's, estimated {estimated.pruned:.4g} ms, "
-            f"{estimated.kept:.3f}; measure the table and the model on a quiet machine"
-        )
-    return found
 
 
 def _warnings(tuning: Sequence[SiteTuning], stops: bool) -> list[str]:

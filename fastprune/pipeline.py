@@ -19,7 +19,7 @@ from fastprune.compaction import save_pretrained
 from fastprune.device import resolve_dtype
 from fastprune.evaluation.scorer import Scorer
 from fastprune.inputs import Reader, check_prunable, load_model, load_table, load_tokenizer
-from fastprune.outcome import workload_of
+from fastprune.promise import workload_of
 from fastprune.report import Report, Stopwatch
 from fastprune.run import Run
 from fastprune.settings import Settings
@@ -98,7 +98,8 @@ def prune(
     Args:
         model: a Hugging Face model, or the path or hub id of one.
         data: calibration data in any form :func:`fastprune.load_samples` reads.
-        budget: ``"macs=0.5"``, ``"params=0.6"``, ``"latency=0.7"``, ``{"macs": 0.5}``, ``"macs=250M"``.
+        budget: ``"macs=0.5"``, ``"params=0.6"``, ``"latency=0.7"``, ``{"macs": 0.5}``,
+            ``"macs=250M"``, ``"latency=12ms"``.
         method: how units are chosen: ``"obs"`` (the default), ``"obs-plain"``, ``"fisher"``,
             ``"kprune"``, ``"magnitude"`` or ``"random"``; see :data:`fastprune.selection.METHODS`.
         tune: how survivors are corrected: ``"weights"`` (the default) re-solves the kept output

@@ -106,7 +106,7 @@ def price_sites(
     if kind == "latency":
         if table is None:
             raise BudgetError(
-                "latency has no price without a table; measure_latency_table makes one"
+                "latency has no price without a table; measure one with fastprune lut"
             )
         return Prices(tuple(sites), tuple(table.curves(sites)), table.fixed_ms)
     prices = [

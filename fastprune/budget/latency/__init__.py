@@ -1,4 +1,4 @@
-"""Latency as a budget: a table of what sublayers take, measured on the device that will run them."""
+"""Latency as a budget: a table of what sublayers take, measured where they will run."""
 
 from fastprune.budget.latency.measure import measure_latency_table
 from fastprune.budget.latency.place import Place

@@ -52,8 +52,9 @@ class Place:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Place:
         """From plain values, as ``dataclasses.asdict`` gives them."""
-        names = (field.name for field in fields(cls))
-        return cls(**{n: whole(values, n, 0) if n == "threads" else text(values, n) for n in names})
+        names = [field.name for field in fields(cls) if field.name != "threads"]
+        texts = {name: text(values, name) for name in names}
+        return cls(threads=whole(values, "threads", 0), **texts)
 
     def warnings(self, model: nn.Module) -> list[str]:
         """One line that names what differs where ``model`` is; none where nothing does."""
