@@ -32,8 +32,8 @@ from fastprune.tuning import TUNERS
     default=["macs=0.5"],
     show_default=True,
     metavar="KIND=VALUE",
-    help="macs=0.5 or params=0.6 for a share, macs=250M for a number. May repeat: one calibration,"
-    " one subdirectory of --out per budget.",
+    help="macs=0.5, params=0.6 or latency=0.7 for a share, macs=250M or latency=12ms for a number."
+    " May repeat: one calibration, one subdirectory of --out per budget.",
 )
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Output directory.")
 @click.option("--overwrite", is_flag=True, help="Replace an existing output directory.")
@@ -71,7 +71,16 @@ from fastprune.tuning import TUNERS
     help="Losses against the model's own output distribution, or against labels.",
 )
 @click.option("--seq-len", type=float, metavar="N", help="Tokens at which MACs are counted.")
-@click.option("--align", default=1, show_default=True, help="Filter counts are multiples of this.")
+@click.option(
+    "--align",
+    type=int,
+    help="Filter counts are multiples of this.  [default: 1; 8 under a latency budget]",
+)
+@click.option(
+    "--latency-table",
+    metavar="FILE",
+    help="What fastprune lut has measured.  [default: latency budgets measure it first]",
+)
 @click.option("--uniform", is_flag=True, help="Same widths in every layer: a stock checkpoint.")
 @data_options
 @running_options
@@ -108,6 +117,8 @@ def prune(
         reports.append(result.report.to_dict())
         if not (quiet or as_json):
             print_report(result.report, target, stock=result.uniform)
+        for warning in result.report.warnings if quiet or as_json else ():
+            click.echo(f"fastprune: warning: {warning}", err=True)
     if as_json:
         click.echo(json.dumps(reports if len(reports) > 1 else reports[0], indent=2))
 

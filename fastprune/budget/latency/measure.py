@@ -75,7 +75,11 @@ def measure_latency_table(
     nothing: dict[SiteKind, int] = {"attention": 0, "ffn": 0}
     variants = [model, narrowed(model, nothing)]
     series = [_Series.of(model, site, variants, compiled) for site in _widest(sites)]
-    milliseconds = 1e3 * _typical(_time(variants, workload, rounds, progress))
+    anchors = [0, 1, *(entry.first - 1 for entry in series)]
+    order = _order(len(variants), anchors)
+    times = _time([variants[i] for i in order], workload, rounds, progress)
+    typical, spread = _typical(times, order)
+    milliseconds = 1e3 * typical
     dense, fixed = milliseconds[:2].tolist()
     sublayers = [entry.latency(milliseconds) for entry in series]
     parts = sum(
@@ -98,6 +102,7 @@ def measure_latency_table(
         fixed_ms=fixed,
         dense_ms=dense,
         parts=(fixed + parts) / dense,
+        spread=spread,
         sublayers=tuple(
             replace(entry, milliseconds=tuple(scale * ms for ms in entry.milliseconds))
             for entry in sublayers
@@ -195,12 +200,28 @@ def _time(
     return np.stack(times)
 
 
-def _typical(times: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The time of every variant, once slow and fast rounds have been evened out.
+def _order(count: int, anchors: Sequence[int]) -> list[int]:
+    """Which variant is timed when in a round.
+
+    Anchors, which many differences are taken from, come three times: their noise is everybody's.
+    """
+    others = [i for i in range(count) if i not in anchors]
+    half = len(others) // 2
+    return [*anchors, *others[:half], *anchors, *others[half:], *anchors]
+
+
+def _typical(times: NDArray[np.float64], order: Sequence[int]) -> tuple[NDArray[np.float64], float]:
+    """What every variant takes: the median of the faster half of its passes.
+
+    Whatever else a machine does makes passes slower, never faster.
 
     Args:
-        times: [rounds, variants].
+        times: [rounds, passes].
+        order: which variant every pass was of.
+
+    Returns:
+        [variants], and how much slower passes were in the middle of all cases, as a share.
     """
-    pace = np.median(times / np.median(times, axis=0), axis=1, keepdims=True)
-    typical: NDArray[np.float64] = np.median(times / pace, axis=0)
-    return typical
+    which = np.asarray(order)
+    typical = np.array([np.quantile(times[:, which == i], 0.25) for i in range(which.max() + 1)])
+    return typical, max(0.0, float(np.median(times / typical[which])) - 1)

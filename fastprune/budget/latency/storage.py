@@ -98,10 +98,10 @@ def whole(values: Mapping[str, Any], name: str, least: int = 1) -> int:
     return value
 
 
-def number(values: Mapping[str, Any], name: str) -> float:
-    """A value that is a positive number."""
+def number(values: Mapping[str, Any], name: str, *, zero: bool = False) -> float:
+    """A value that is a positive number, or zero where that may be."""
     value = values[name]
     known = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if not known or not isfinite(value) or value <= 0:
+    if not known or not isfinite(value) or value < 0 or (value == 0 and not zero):
         raise LatencyTableError(f"{name} must be a positive number, not {value!r}")
     return float(value)

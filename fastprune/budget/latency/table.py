@@ -45,6 +45,8 @@ class LatencyTable:
         dense_ms: milliseconds of a pass of the model that was measured.
         parts: what all parts of that model were measured to take, as a share of ``dense_ms``;
             ``sublayers`` have been scaled to add up to it.
+        spread: how much slower than ``sublayers`` says passes were in the middle of all cases, as
+            a share: below 0.02 on a quiet machine.
         sublayers: one entry per shape of unit.
         date: of the measurement, ISO 8601.
         fastprune: version.
@@ -57,6 +59,7 @@ class LatencyTable:
     fixed_ms: float
     dense_ms: float
     parts: float
+    spread: float
     sublayers: tuple[SublayerLatency, ...]
     date: str
     fastprune: str
@@ -153,6 +156,7 @@ class LatencyTable:
             "fixed_ms": self.fixed_ms,
             "dense_ms": self.dense_ms,
             "parts": self.parts,
+            "spread": self.spread,
             "sublayers": [entry.to_dict() for entry in self.sublayers],
         }
 
@@ -180,6 +184,7 @@ class LatencyTable:
             fixed_ms=number(values, "fixed_ms"),
             dense_ms=number(values, "dense_ms"),
             parts=number(values, "parts"),
+            spread=number(values, "spread", zero=True),
             sublayers=sublayers,
             date=text(values, "date"),
             fastprune=text(values, "fastprune"),
