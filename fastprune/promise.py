@@ -72,7 +72,7 @@ def latencies(
 def promise_warnings(
     given: nn.Module, budget: Budget, latency: Latency | None, table: LatencyTable | None
 ) -> list[str]:
-    """One line if the table was measured elsewhere, and one if its estimate does not hold.
+    """What speaks against the table, and that its estimate does not hold: one line each.
 
     Args:
         given: the model as it was handed in.
@@ -80,7 +80,7 @@ def promise_warnings(
         latency: what was measured, if anything.
         table: that was used, if any.
     """
-    found = [] if table is None else table.place.warnings(given)
+    found = [] if table is None else table.warnings(given)
     if budget.kind != "latency" or latency is None or latency.estimated is None:
         return found
     estimated, share = latency.estimated, latency.pruned / latency.dense

@@ -15,9 +15,6 @@ from fastprune.cli.options import calm_libraries, output_options, running_option
 from fastprune.device import resolve_dtype
 from fastprune.inputs import check_prunable, load_model
 
-_NOISY = 0.03
-"""Spread of passes above which a table is better measured again."""
-
 
 @click.command()
 @click.argument("model")
@@ -74,6 +71,8 @@ def lut(
         click.echo(json.dumps(table.to_dict(), indent=2))
     elif not quiet:
         _print(table, out)
+    for warning in table.warnings(loaded):
+        click.echo(f"fastprune: warning: {warning}", err=True)
 
 
 def _print(table: LatencyTable, out: Path) -> None:
@@ -96,9 +95,4 @@ def _print(table: LatencyTable, out: Path) -> None:
         f"whole model {table.dense_ms:.2f} ms, {table.fixed_ms:.2f} ms of it without sublayers; "
         f"its parts add up to {100 * table.parts:.1f} % of it"
     )
-    if table.spread > _NOISY:
-        console.print(
-            f"[yellow]warning:[/] passes varied by {100 * table.spread:.1f} %; the table is worth "
-            "more from a quiet machine"
-        )
     console.print(f"saved to {out}")

@@ -28,6 +28,9 @@ from fastprune.structure.declaration import anatomy
 from fastprune.structure.site import Site
 from fastprune.structure.sites import find_sites
 
+_NOISY = 0.05
+"""Spread of passes above which a table had better be measured again."""
+
 
 @dataclass(frozen=True)
 class LatencyTable:
@@ -119,6 +122,16 @@ class LatencyTable:
                     "measure this one with fastprune lut"
                 )
         self.curves(find_sites(model))
+
+    def warnings(self, model: nn.Module) -> list[str]:
+        """What speaks against trusting it for ``model``, where that is now: one line each."""
+        found = self.place.warnings(model)
+        if self.spread > _NOISY:
+            found.append(
+                f"the machine was busy when the latency table was measured: passes took "
+                f"{self.spread:.0%} longer than they could have; measure it again on a quiet one"
+            )
+        return found
 
     def _sublayer(self, site: Site) -> SublayerLatency:
         shape = Shape.of(site)
