@@ -9,11 +9,11 @@ from typing import Any, get_args
 
 import click
 
+from fastprune.atomic import check_target
 from fastprune.budget import Budget, parse_budget
 from fastprune.calibration.objective import Targets
 from fastprune.cli.options import calm_libraries, data_options, output_options, running_options
 from fastprune.cli.tables import print_report
-from fastprune.compaction.atomic import check_target
 from fastprune.device import resolve_dtype
 from fastprune.pipeline import prune_to_budgets
 from fastprune.selection import METHODS
