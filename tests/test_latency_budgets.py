@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from latency_tables import known_table
 from tiny_models import tiny
 from tiny_samples import samples_for, text_samples
 
-from fastprune import FastpruneError, parse_budget, prune
+from fastprune import FastpruneError, parse_budget, prune, sweep
 from fastprune.budget import Budget
 from fastprune.errors import LatencyTableError
 from fastprune.evaluation.workload import Workload
-from fastprune.pipeline import prune_to_budgets
+from fastprune.pipeline import prepare, prune_to_budgets
 from fastprune.promise import promise_warnings, workload_of
 from fastprune.report import Latency, Size
 from fastprune.selection import METHODS
@@ -136,3 +138,28 @@ def test_a_promise_that_is_not_kept_is_a_warning():
 
 def test_workloads_say_what_they_are():
     assert str(Workload(4, 16, compiled=True)) == "4 x 16 tokens, float32, compiled"
+
+
+def test_a_sweep_knows_a_table_by_what_it_says(bert, samples, tmp_path):
+    """Moved elsewhere it is the same table; with other numbers it is not, wherever it lies."""
+    table = known_table(bert)
+    table.save(tmp_path / "a.json")
+    table.save(tmp_path / "b.json")
+    replace(table, fixed_ms=6.0).save(tmp_path / "c.json")
+    settings = Settings(budgets=(parse_budget("latency=0.7"),), **QUICK)
+    a, b, c, none = (
+        prepare(bert, samples, replace(settings, latency_table=path)).fingerprint()
+        for path in (*(tmp_path / f"{name}.json" for name in "abc"), None)
+    )
+    assert a == b
+    assert len({a, c, none}) == 3
+
+
+def test_a_sweep_mixes_latency_with_other_budgets(bert, samples, tmp_path):
+    table = known_table(bert)
+    budgets = ["latency=0.8", "macs=0.5"]
+    options = {"latency_table": table, "out": tmp_path / "out", "cache": False, **QUICK}
+    found = sweep(bert, samples, budgets, **options)
+    assert {point.budget for point in found.points} == set(budgets)
+    again = sweep(bert, samples, budgets, resume=True, **options)
+    assert [point.report for point in again.points] == [point.report for point in found.points]

@@ -13,7 +13,7 @@ from tiny_models import random_masks, tiny
 from fastprune import FastpruneError, LatencyTable, compact, find_sites
 from fastprune.budget import price_sites
 from fastprune.budget.latency import Shape, SublayerLatency
-from fastprune.errors import BudgetError, LatencyTableError
+from fastprune.errors import BudgetError, CheckpointError, LatencyTableError
 
 
 @pytest.fixture(scope="module")
@@ -110,7 +110,7 @@ def test_a_failed_write_leaves_the_previous_table(table, tmp_path, monkeypatch):
         raise OSError("no space left")
 
     monkeypatch.setattr("os.replace", full_disk)
-    with pytest.raises(LatencyTableError, match="no space left"):
+    with pytest.raises(CheckpointError, match="no space left"):
         table.save(path, overwrite=True)
     assert path.read_text() == before
     assert list(tmp_path.iterdir()) == [path]

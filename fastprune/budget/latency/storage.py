@@ -9,6 +9,7 @@ from math import isfinite
 from pathlib import Path
 from typing import Any
 
+from fastprune.atomic import atomic_file
 from fastprune.errors import LatencyTableError
 
 _FORMAT = "fastprune latency table 1"
@@ -42,18 +43,12 @@ def write_values(
     """Write the plain values of a table.
 
     Raises:
-        LatencyTableError: the file exists and may not be replaced, or cannot be written.
+        LatencyTableError: the file exists and may not be replaced.
+        CheckpointError: it cannot be written; a previous file is then as it was.
     """
-    path = check_table_path(path, overwrite)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        text = json.dumps({"format": _FORMAT, **values}, indent=2)
-        partial.write_text(text + "\n", encoding="utf-8")
-        os.replace(partial, path)
-    except OSError as error:
-        raise LatencyTableError(f"cannot write {path}: {error}; choose another file") from error
-    finally:
-        partial.unlink(missing_ok=True)
+    text = json.dumps({"format": _FORMAT, **values}, indent=2)
+    with atomic_file(check_table_path(path, overwrite)) as staging:
+        staging.write_text(text + "\n", encoding="utf-8")
 
 
 def read_values(path: str | os.PathLike[str]) -> dict[str, Any]:

@@ -84,7 +84,8 @@ class LatencyTable:
         """Write the table as JSON; the file appears whole or not at all.
 
         Raises:
-            LatencyTableError: the file exists and may not be replaced, or cannot be written.
+            LatencyTableError: the file exists and may not be replaced.
+            CheckpointError: it cannot be written; a previous file is then as it was.
         """
         write_values(path, self.to_dict(), overwrite=overwrite)
 
