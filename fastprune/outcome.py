@@ -70,6 +70,7 @@ def describe(
     samples: Samples,
     settings: Settings,
     seq_len: float,
+    processes: int,
 ) -> Report:
     """Put an outcome beside what was promised.
 
@@ -82,6 +83,7 @@ def describe(
         samples: the calibration samples.
         settings: of the run.
         seq_len: tokens at which MACs are counted.
+        processes: how many shared the work.
     """
     pruned = outcome.model
     units = layer_units(pruned)
@@ -109,6 +111,7 @@ def describe(
         },
         warnings=_warnings(outcome.tuning, settings.parity),
         device=str(device_of(pruned)),
+        processes=processes,
         dtype=str(settings.dtype).removeprefix("torch."),
     )
 

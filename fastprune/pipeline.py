@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -15,7 +15,8 @@ from fastprune.calibration import Statistics
 from fastprune.calibration.objective import Targets
 from fastprune.calibration.statistics import FisherKind
 from fastprune.compaction import save_pretrained
-from fastprune.device import resolve_dtype
+from fastprune.device import device_of, resolve_dtype
+from fastprune.distributed import check_alike, check_devices, current_group
 from fastprune.evaluation.scorer import Scorer
 from fastprune.inputs import Reader, check_prunable, load_model, load_tokenizer
 from fastprune.report import Report, Stopwatch
@@ -46,7 +47,12 @@ class PruneResult:
     def save_pretrained(
         self, directory: str | os.PathLike[str], *, overwrite: bool = False
     ) -> None:
-        """Save model, tokenizer and report; see :func:`fastprune.save_pretrained`."""
+        """Save model, tokenizer and report; see :func:`fastprune.save_pretrained`.
+
+        Within :func:`fastprune.data_parallel` the first process saves, and the others do nothing.
+        """
+        if current_group().rank > 0:
+            return
         save_pretrained(
             self.model,  # type: ignore[arg-type]
             directory,
@@ -90,7 +96,8 @@ def prune(
 ) -> PruneResult:
     """Prune a fine-tuned model to a budget, without retraining.
 
-    The weights of the model handed in are not changed.
+    The weights of the model handed in are not changed. Within :func:`fastprune.data_parallel` all
+    processes share the work and get the same result.
 
     Args:
         model: a Hugging Face model, or the path or hub id of one.
@@ -175,32 +182,39 @@ def prune_to_budgets(
 
     Arguments and errors are those of :func:`prune`.
     """
+    group = current_group()
     settings = settings.resolved()
+    if group.rank > 0:
+        settings = replace(settings, progress=False)
     watch = Stopwatch()
-    with watch.stage("load"):
-        dense = load_model(model, settings.device)
-        if tokenizer is None and not isinstance(model, nn.Module):
-            tokenizer = load_tokenizer(model, dense)
-        check_prunable(dense, settings.align)  # fails before any data are read
-        reader = Reader(
-            dense,
-            tokenizer,
-            settings.max_length,
-            settings.text_columns,
-            settings.label_column,
-            settings.progress,
+    with group.agreed():
+        with watch.stage("load"):
+            dense = load_model(model, settings.device)
+            if tokenizer is None and not isinstance(model, nn.Module):
+                tokenizer = load_tokenizer(model, dense)
+            check_prunable(dense, settings.align)  # fails before any data are read
+            reader = Reader(
+                dense,
+                tokenizer,
+                settings.max_length,
+                settings.text_columns,
+                settings.label_column,
+                settings.progress,
+            )
+            held_out = None if eval_data is None else reader.held_out(eval_data)
+            calibration = reader.calibration(data, settings)
+            check_devices(group, device_of(dense))
+            alike = replace(settings, device="auto", progress=False)
+            check_alike(group, dense, calibration, (alike, statistics is None))
+        scorer = Scorer(
+            held_out,
+            settings.metric,
+            batch_size=settings.batch_size,
+            dtype=settings.dtype,
+            progress=settings.progress,
         )
-        held_out = None if eval_data is None else reader.held_out(eval_data)
-        calibration = reader.calibration(data, settings)
-    scorer = Scorer(
-        held_out,
-        settings.metric,
-        batch_size=settings.batch_size,
-        dtype=settings.dtype,
-        progress=settings.progress,
-    )
-    run = Run(dense, calibration, settings, scorer, watch)
-    for pruned in run.results(statistics):
-        yield PruneResult(
-            pruned.model, pruned.masks, pruned.report, tokenizer, uniform=settings.uniform
-        )
+        run = Run(dense, calibration, settings, scorer, watch, group)
+        for pruned in run.results(statistics):
+            yield PruneResult(
+                pruned.model, pruned.masks, pruned.report, tokenizer, uniform=settings.uniform
+            )

@@ -115,6 +115,7 @@ class Report:
             ``total`` is their sum; scoring and the measurement of latency are not in it.
         sample_ids: rows of the calibration source that were used, in order.
         tuning: per site, the relative error of its output before it was tuned.
+        processes: how many shared the work.
         warnings: one line each; empty when all went as asked.
     """
 
@@ -138,6 +139,7 @@ class Report:
     warnings: list[str] = field(default_factory=list)
     versions: dict[str, str] = field(default_factory=lambda: versions())
     device: str = "cpu"
+    processes: int = 1
     dtype: str = "float32"
 
     def to_dict(self) -> dict[str, Any]:
