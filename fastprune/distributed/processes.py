@@ -94,11 +94,12 @@ class Processes(Group):
                 return
             told: list[FastpruneError | None] = [None] * self.size
             dist.all_gather_object(told, self._tellable(error), group=self._talk)
-        first = next(other for other in told if other is not None)
-        own = error is not None and not isinstance(error, FastpruneError)
-        self._settled = error if own else first
+        first = next(rank for rank, other in enumerate(told) if other is not None)
+        # What is not fastprune's own is a defect, and best seen where it happened.
+        own = first == self.rank or not isinstance(error, FastpruneError | None)
+        self._settled = error if own else told[first]
         assert self._settled is not None
-        raise self._settled from None if self._settled is error else error
+        raise self._settled
 
     def _tellable(self, error: BaseException | None) -> FastpruneError | None:
         """An error as the other processes raise it."""
