@@ -131,8 +131,9 @@ def test_an_incomplete_launch_is_one_line(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     for name in ("MASTER_ADDR", "MASTER_PORT"):
         monkeypatch.delenv(name, raising=False)
-    with pytest.raises(FastpruneError, match=r"MASTER_ADDR.*start them with torchrun$") as e, (
-        data_parallel()
+    with (
+        pytest.raises(FastpruneError, match=r"MASTER_ADDR.*start them with torchrun$") as e,
+        data_parallel(),
     ):
         pass
     assert "\n" not in str(e.value)

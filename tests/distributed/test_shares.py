@@ -12,7 +12,9 @@ from fastprune.errors import DataError
 
 
 def shares(samples, size, **options):
-    return [share(samples, SimpleNamespace(rank=rank, size=size), **options) for rank in range(size)]
+    return [
+        share(samples, SimpleNamespace(rank=rank, size=size), **options) for rank in range(size)
+    ]
 
 
 @pytest.mark.parametrize("size", [2, 3, 5])
