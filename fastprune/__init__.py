@@ -16,6 +16,7 @@ from fastprune.data import Samples, load_samples
 from fastprune.distributed import data_parallel
 from fastprune.errors import FastpruneError
 from fastprune.evaluation import evaluate, measure_latency
+from fastprune.pareto import Sweep, sweep
 from fastprune.pipeline import PruneResult, prune
 from fastprune.structure import Site, find_sites
 from fastprune.version import __version__
@@ -27,6 +28,7 @@ __all__ = [
     "Samples",
     "Site",
     "Statistics",
+    "Sweep",
     "__version__",
     "collect_statistics",
     "compact",
@@ -39,4 +41,5 @@ __all__ = [
     "parse_budget",
     "prune",
     "save_pretrained",
+    "sweep",
 ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import torch
@@ -15,13 +15,16 @@ from fastprune.calibration import Statistics
 from fastprune.calibration.objective import Targets
 from fastprune.calibration.statistics import FisherKind
 from fastprune.compaction import save_pretrained
+from fastprune.data import Samples
 from fastprune.device import device_of, resolve_dtype
-from fastprune.distributed import check_alike, check_devices, current_group
+from fastprune.distributed import Group, check_alike, check_devices, current_group
 from fastprune.evaluation.scorer import Scorer
+from fastprune.fingerprint import fingerprint, fingerprint_model, fingerprint_samples
 from fastprune.inputs import Reader, check_prunable, load_model, load_tokenizer
 from fastprune.report import Report, Stopwatch
 from fastprune.run import Run
 from fastprune.settings import Settings
+from fastprune.version import __version__
 
 BudgetLike = Budget | str | float | Mapping[str, object]
 
@@ -182,39 +185,114 @@ def prune_to_budgets(
 
     Arguments and errors are those of :func:`prune`.
     """
-    group = current_group()
-    settings = settings.resolved()
-    if group.rank > 0:
-        settings = replace(settings, progress=False)
-    watch = Stopwatch()
-    with group.agreed():
-        with watch.stage("load"):
-            dense = load_model(model, settings.device)
-            if tokenizer is None and not isinstance(model, nn.Module):
-                tokenizer = load_tokenizer(model, dense)
-            check_prunable(dense, settings.align)  # fails before any data are read
-            reader = Reader(
-                dense,
-                tokenizer,
-                settings.max_length,
-                settings.text_columns,
-                settings.label_column,
-                settings.progress,
-            )
-            held_out = None if eval_data is None else reader.held_out(eval_data)
-            calibration = reader.calibration(data, settings)
-            check_devices(group, device_of(dense))
-            alike = replace(settings, device="auto", progress=False)
-            check_alike(group, dense, calibration, (alike, statistics is None))
+    prepared = prepare(model, data, settings, eval_data=eval_data, tokenizer=tokenizer)
+    yield from prepared.results(statistics)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Everything a run starts from, loaded and checked.
+
+    Attributes:
+        model: to prune.
+        tokenizer: saved beside the results, where there is one.
+        samples: to calibrate with.
+        held_out: to score on; None where nothing is scored.
+        settings: resolved.
+        watch: which has timed the loading.
+        group: the processes that share the work.
+    """
+
+    model: nn.Module
+    tokenizer: Any
+    samples: Samples
+    held_out: Samples | None
+    settings: Settings
+    watch: Stopwatch
+    group: Group
+
+    def results(self, statistics: Statistics | None = None) -> Iterator[PruneResult]:
+        """Prune to every budget of the settings; see :func:`prune` for ``statistics``."""
+        settings = self.settings
         scorer = Scorer(
-            held_out,
+            self.held_out,
             settings.metric,
             batch_size=settings.batch_size,
             dtype=settings.dtype,
             progress=settings.progress,
         )
-        run = Run(dense, calibration, settings, scorer, watch, group)
-        for pruned in run.results(statistics):
-            yield PruneResult(
-                pruned.model, pruned.masks, pruned.report, tokenizer, uniform=settings.uniform
-            )
+        run = Run(self.model, self.samples, settings, scorer, self.watch, self.group)
+        with self.group.agreed():
+            check_alike(self.group, {"settings": self._choices(statistics)})
+            for pruned in run.results(statistics):
+                yield PruneResult(
+                    pruned.model,
+                    pruned.masks,
+                    pruned.report,
+                    self.tokenizer,
+                    uniform=settings.uniform,
+                )
+
+    def fingerprint(self, statistics: Statistics | None = None) -> str:
+        """Of all that a result depends on, its budget apart."""
+        chosen = self._choices(statistics)
+        del chosen["budgets"]
+        return fingerprint(
+            {
+                "fastprune": __version__,
+                "model": fingerprint_model(self.model),
+                "samples": fingerprint_samples(self.samples),
+                "held_out": self.held_out and fingerprint_samples(self.held_out),
+                **chosen,
+            }
+        )
+
+    def _choices(self, statistics: Statistics | None) -> dict[str, Any]:
+        """All that a result depends on besides the model and the data."""
+        given = None
+        if statistics is not None:
+            names = ("rows", "samples", "tokens", "fisher", "targets")
+            given = {name: getattr(statistics, name) for name in names}
+        chosen = asdict(self.settings)
+        for name in ("device", "cache", "progress"):
+            del chosen[name]
+        return {"statistics": given, **chosen}
+
+
+def prepare(
+    model: nn.Module | str | os.PathLike[str],
+    data: Any,
+    settings: Settings,
+    *,
+    eval_data: Any = None,
+    tokenizer: Any = None,
+) -> Prepared:
+    """Load and check what a run needs; arguments and errors are those of :func:`prune`."""
+    group = current_group()
+    settings = settings.resolved()
+    if group.rank > 0:
+        settings = replace(settings, progress=False)
+    watch = Stopwatch()
+    with watch.stage("load"), group.agreed():
+        dense = load_model(model, settings.device)
+        if tokenizer is None and not isinstance(model, nn.Module):
+            tokenizer = load_tokenizer(model, dense)
+        check_prunable(dense, settings.align)  # fails before any data are read
+        reader = Reader(
+            dense,
+            tokenizer,
+            settings.max_length,
+            settings.text_columns,
+            settings.label_column,
+            settings.progress,
+        )
+        held_out = None if eval_data is None else reader.held_out(eval_data)
+        calibration = reader.calibration(data, settings)
+        check_devices(group, device_of(dense))
+        if group.size > 1:
+            given = {
+                "model": fingerprint_model(dense),
+                "calibration samples": fingerprint_samples(calibration),
+            }
+            check_alike(group, given)
+    return Prepared(dense, tokenizer, calibration, held_out, settings, watch, group)

@@ -117,6 +117,7 @@ class Report:
         tuning: per site, the relative error of its output before it was tuned.
         processes: how many shared the work.
         warnings: one line each; empty when all went as asked.
+        fingerprint: of the model, data and settings of a sweep, by which it is resumed.
     """
 
     budget: str
@@ -141,6 +142,7 @@ class Report:
     device: str = "cpu"
     processes: int = 1
     dtype: str = "float32"
+    fingerprint: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, ready for JSON."""

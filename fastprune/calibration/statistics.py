@@ -173,6 +173,12 @@ class Statistics:
             else self.input_moments + other.input_moments,
         )
 
+    def to(self, device: torch.device) -> Statistics:
+        """The same sums on another device."""
+        moved = {name: getattr(self, name) for name in ("blocks", "output_fisher", "input_moments")}
+        present = {name: sums.to(device) for name, sums in moved.items() if sums is not None}
+        return replace(self, **present)
+
     def summed(self, group: Group) -> Statistics:
         """The sums of what all processes of a group have seen; tensors are summed in place."""
         counts = torch.tensor([self.rows, self.samples, self.tokens])
