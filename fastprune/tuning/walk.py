@@ -10,8 +10,10 @@ from torch import Tensor, nn
 
 from fastprune.calibration.trace import Trace
 from fastprune.device import exact_products
+from fastprune.distributed import ALONE, Group
 from fastprune.errors import NumericalError
 from fastprune.structure import Site, SiteKind, find_sites, get_projection, set_projection
+from fastprune.tuning.copies import copy_projections
 from fastprune.tuning.solvers import SolveFailure, Tuner
 from fastprune.tuning.student import Buffers, Halt, Student
 from fastprune.tuning.system import LeastSquares
@@ -57,6 +59,7 @@ class Walk:
         metrics: Mapping[str, Tensor],
         approach: Approach | None = None,
         buffers: Buffers | None = None,
+        group: Group = ALONE,
     ) -> None:
         """Start before the first block.
 
@@ -69,9 +72,11 @@ class Walk:
             metrics: see :func:`fastprune.tuning.tune`.
             approach: likewise.
             buffers: memory shared with walks that take turns block by block.
+            group: processes that walk with the tokens of their own samples.
         """
         self._student, self._tuner = student, tuner
         self._read, self._metrics, self._approach = read, metrics, approach
+        self._group = group
         left = (_as_left(student, site, tuner) for site in find_sites(teacher))
         self._sites = [site for site in left if site is not None]
         self._follower = Student(student, trace, buffers)
@@ -116,11 +121,20 @@ class Walk:
                 target = target.index_select(0, read)
             halts = self._follower.halts(site)
             system, size = _sum_up(self._student, site, halts, target, self._metrics.get(site.name))
-            self.outcomes.append(_solve(self._student, site, system, size, self._tuner))
+            self.outcomes.append(self._solve(site, system, size))
             if self.over:
                 return
         if not last:
             self._follower.leave()
+
+    def _solve(self, site: Site, system: LeastSquares, size: Tensor) -> SiteTuning:
+        """Solve what all processes have summed up, once for all of them."""
+        group, student = self._group, self._student
+        system.sum_over(group)
+        group.sum_(size)
+        outcome = group.first(lambda: _solve(student, site, system, size, self._tuner))
+        copy_projections(student, [site], group)
+        return outcome
 
     def _prepare(self, sites: Sequence[Site], kind: SiteKind) -> None:
         for site in sites:
