@@ -99,5 +99,6 @@ class _Watch:
     def _reduce(self, x: Tensor, gradient: Tensor) -> None:
         # One loss for the whole batch: its samples are one long one.
         shape = 1, -1, x.shape[-1]
-        flat = gradient.to(x.dtype).reshape(shape)
-        self.gradient = ops.mask_grad(x.reshape(shape), flat, self.site.group)[0]
+        dtype = torch.float32 if x.dtype == torch.float64 else x.dtype
+        flat, gradient = (values.to(dtype).reshape(shape) for values in (x, gradient))
+        self.gradient = ops.mask_grad(flat, gradient, self.site.group)[0]
