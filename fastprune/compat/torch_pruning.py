@@ -114,6 +114,7 @@ class FisherImportance(tp.importance.Importance):
                 that has been pruned since.
         """
         total: Tensor | None = None
+        position = {root: i for i, root in enumerate(group[0].root_idxs)}
         for item in group:
             found = self._columns.get(item.dep.target.module)
             if found is None or item.dep.handler != tp.prune_linear_in_channels:
@@ -125,9 +126,9 @@ class FisherImportance(tp.importance.Importance):
                     "a new FisherImportance for every step"
                 )
             if total is None:
-                total = columns.new_zeros(len(group[0].idxs))
-            roots = torch.as_tensor(item.root_idxs, device=columns.device)
-            total.index_add_(0, roots, columns[list(item.idxs)])
+                total = columns.new_zeros(len(position))
+            at = torch.tensor([position[root] for root in item.root_idxs], device=columns.device)
+            total.index_add_(0, at, columns[list(item.idxs)])
         if total is None:
             name = group[0].dep.target.name
             raise FastpruneError(

@@ -13,7 +13,6 @@ from datasets import Dataset, DatasetDict
 from fastprune.compat.retraining_free.launcher.attributes import attribute
 from fastprune.compat.retraining_free.launcher.metrics import load_metric
 from fastprune.data.files import SUFFIXES, read_file
-from fastprune.data.table import Table
 from fastprune.errors import DataError
 
 
@@ -41,10 +40,8 @@ def local_data(directory: Path) -> Iterator[None]:
             "as train.tsv and validation.tsv"
         )
 
-    def load_dataset(*_: Any, **__: Any) -> DatasetDict:
-        return DatasetDict({path.stem: _dataset(path) for path in files})
-
-    with attribute(datasets, "load_dataset", load_dataset):
+    splits = DatasetDict({path.stem: _dataset(path) for path in files})
+    with attribute(datasets, "load_dataset", lambda *_, **__: splits):
         yield
 
 
@@ -52,17 +49,20 @@ def _dataset(path: Path) -> Dataset:
     table = read_file(path)
     columns = {name: table.column(name) for name in table.names}
     if "label" in columns:
-        columns["label"] = _numbers(path, table)
+        try:
+            columns["label"] = _numbers(columns["label"])
+        except ValueError:
+            raise DataError(
+                f"column 'label' of {path} holds more than numbers; write classes as 0, 1, …"
+            ) from None
     return Dataset.from_dict(columns)
 
 
-def _numbers(path: Path, table: Table) -> list[Any]:
-    """Labels as numbers: text files hold them as text."""
-    try:
-        numbers = [float(label) for label in table.column("label")]
-    except (TypeError, ValueError):
-        raise DataError(
-            f"column 'label' of {path} holds more than numbers; write classes as 0, 1, …"
-        ) from None
-    # One fraction makes the task a regression, and all labels fractions.
-    return [int(n) for n in numbers] if all(n.is_integer() for n in numbers) else numbers
+def _numbers(labels: list[Any]) -> list[Any]:
+    """Labels as numbers: text files hold them as text. Targets such as 5.0 are no classes."""
+    texts = [str(label) for label in labels]
+    return [int(text) for text in texts] if all(map(_whole, texts)) else list(map(float, texts))
+
+
+def _whole(text: str) -> bool:
+    return text.removeprefix("-").isdecimal()
