@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
+import psutil
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -85,6 +86,18 @@ def trace_bytes(device: torch.device) -> int:
 def held_bytes(device: torch.device) -> int:
     """How much of a student's half-finished work is kept while a site is solved."""
     return (1 << 30) if device.type == "cuda" else (1 << 28)
+
+
+def free_bytes(device: torch.device) -> int:
+    """Memory that can be had on a device."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    return int(psutil.virtual_memory().available)
+
+
+def size_in_bytes(tensors: Iterable[Tensor]) -> int:
+    """What the elements of tensors take."""
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
 def path_bytes(device: torch.device) -> int:

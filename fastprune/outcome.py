@@ -37,22 +37,48 @@ class Outcome:
     watch: Stopwatch
 
 
+def latencies(
+    given: nn.Module, outcomes: Sequence[Outcome], samples: Samples, settings: Settings
+) -> list[Latency | None]:
+    """Measure what came out and the model as it was handed in, in turns.
+
+    Returns:
+        one per outcome; all None where the settings ask for no measurement.
+    """
+    if not settings.latency:
+        return [None] * len(outcomes)
+    batch = min(settings.batch_size or _LATENCY_BATCH, len(samples))
+    length = max(1, round(samples.mean_length))
+    models = {"dense": given} | {str(i): outcome.model for i, outcome in enumerate(outcomes)}
+    measured = measure_latency(
+        models,
+        batch=batch,
+        length=length,
+        dtype=settings.dtype,
+        progress=settings.progress,
+    )
+    dense = measured.pop("dense")
+    return [Latency(dense, pruned, batch, length) for pruned in measured.values()]
+
+
 def describe(
     given: nn.Module,
     budget: Budget,
     outcome: Outcome,
     score: Score,
+    latency: Latency | None,
     samples: Samples,
     settings: Settings,
     seq_len: float,
 ) -> Report:
-    """Measure an outcome and put it beside what was promised.
+    """Put an outcome beside what was promised.
 
     Args:
         given: the model as it was handed in.
         budget: what was asked for.
         outcome: what came out, in the types that are handed back.
         score: before and after.
+        latency: likewise, where it was measured.
         samples: the calibration samples.
         settings: of the run.
         seq_len: tokens at which MACs are counted.
@@ -75,7 +101,7 @@ def describe(
         units={"heads": units["attention"], "filters": units["ffn"]},
         timing_s=outcome.watch.report(),
         sample_ids=samples.ids,
-        latency_ms=_latency(given, pruned, samples, settings) if settings.latency else None,
+        latency_ms=latency,
         tuning={
             entry.site: entry.relative_error
             for entry in outcome.tuning
@@ -89,19 +115,6 @@ def describe(
 
 def _size(kind: BudgetKind, given: nn.Module, pruned: nn.Module, seq_len: float) -> Size:
     return Size(*(price_sites(find_sites(m), kind, seq_len).dense for m in (given, pruned)))
-
-
-def _latency(given: nn.Module, pruned: nn.Module, samples: Samples, settings: Settings) -> Latency:
-    batch = min(settings.batch_size or _LATENCY_BATCH, len(samples))
-    length = max(1, round(samples.mean_length))
-    measured = measure_latency(
-        {"dense": given, "pruned": pruned},
-        batch=batch,
-        length=length,
-        dtype=settings.dtype,
-        progress=settings.progress,
-    )
-    return Latency(measured["dense"], measured["pruned"], batch, length)
 
 
 def _warnings(tuning: Sequence[SiteTuning], stops: bool) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import platform
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -87,6 +87,16 @@ class Stopwatch:
             self._inner = earlier + duration
 
 
+@contextmanager
+def shared_stage(watches: Sequence[Stopwatch], name: str) -> Iterator[None]:
+    """Add equal parts of the duration of a ``with`` block to ``name`` of every watch."""
+    common = Stopwatch()
+    with common.stage(name):
+        yield
+    for watch in watches:
+        watch.seconds[name] += common.seconds[name] / len(watches)
+
+
 @dataclass
 class Report:
     """Everything worth knowing about one pruned model; ``to_dict`` is what is saved.
@@ -99,11 +109,14 @@ class Report:
         targets: what calibration losses were taken against, ``"model"`` or ``"labels"``.
         units: kept units per layer, by ``"heads"`` and ``"filters"``.
         timing_s: seconds per stage; stages before ``compact`` are shared by all budgets of a run
-            (but for ``search``, where a method selects while it tunes).
+            (but for ``search``, where a method selects while it tunes). Budgets that are tuned
+            side by side get equal parts of the time it takes, but each the whole of the dense
+            model's pass, where that is not part of calibration.
             ``total`` is their sum; scoring and the measurement of latency are not in it.
         sample_ids: rows of the calibration source that were used, in order.
         tuning: per site, the relative error of its output before it was tuned.
         warnings: one line each; empty when all went as asked.
+        fingerprint: of the model, data and settings of a sweep, by which it is resumed.
     """
 
     budget: str
@@ -127,6 +140,7 @@ class Report:
     versions: dict[str, str] = field(default_factory=lambda: versions())
     device: str = "cpu"
     dtype: str = "float32"
+    fingerprint: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, ready for JSON."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -11,25 +11,34 @@ from torch import Tensor, nn
 
 from fastprune.budget import Budget, BudgetKind, Prices, price_sites
 from fastprune.calibration import Statistics, collect_statistics
+from fastprune.calibration.cache import StatisticsCache
 from fastprune.calibration.recorder import Recorder, record
 from fastprune.calibration.trace import Trace, depth_within
 from fastprune.compaction import compact, uniform_kinds
 from fastprune.data import Samples
-from fastprune.device import batch_tokens, device_of, evaluation_mode, trace_bytes
+from fastprune.device import (
+    batch_tokens,
+    device_of,
+    evaluation_mode,
+    free_bytes,
+    size_in_bytes,
+    trace_bytes,
+)
 from fastprune.errors import FastpruneError
 from fastprune.evaluation.scorer import Scorer
+from fastprune.fingerprint import fingerprint, fingerprint_model, fingerprint_samples
 from fastprune.inputs import computable, restore_dtypes
 from fastprune.kprune import Reference, kprune
-from fastprune.outcome import Outcome, describe
+from fastprune.outcome import Outcome, describe, latencies
 from fastprune.parity import RELEASED_TUNER
-from fastprune.report import Report, Score, Stopwatch
+from fastprune.report import Report, Score, Stopwatch, shared_stage
 from fastprune.selection import Chooser, rearrange_masks
 from fastprune.selection.packed import split_packed
 from fastprune.settings import Settings
 from fastprune.structure import Site, find_sites
 from fastprune.structure.declaration import anatomy
-from fastprune.tuning import TUNERS, SiteTuning, keep_means
-from fastprune.tuning import tune as tune_model
+from fastprune.tuning import TUNERS, SiteTuning, keep_means, tune_together
+from fastprune.version import __version__
 
 
 @dataclass(frozen=True)
@@ -54,6 +63,17 @@ class _Plan:
     budget: Budget
     kept: Tensor
     teacher: Tensor | None
+
+
+@dataclass
+class _Student:
+    """A model on its way to its budget: smaller and tuned, stage by stage."""
+
+    plan: _Plan
+    watch: Stopwatch
+    model: nn.Module
+    masks: dict[str, Tensor]
+    tuning: list[SiteTuning] = field(default_factory=list)
 
 
 class Run:
@@ -106,17 +126,58 @@ class Run:
         if settings.selection.while_tuning:
             reference = self._refer()
             for budget in settings.budgets:
-                yield self._finish(budget, self._walk(budget, reference), dense_score)
+                yield from self._finish([budget], [self._walk(budget, reference)], dense_score)
             return
         if statistics is None and any(settings.needs.values()):
-            recorder = Recorder(**self._recording()) if settings.imitates_dense else None
-            statistics = self._calibrate(self._dense, self._watch, recorder)
-            self._trace = None if recorder is None else recorder.trace()
+            statistics = self._statistics()
         aids = self._aids(statistics)
         plans = self._plans(statistics)
         del statistics  # hundreds of MB in larger models, and all of it has been used
-        for plan in plans:
-            yield self._finish(plan.budget, self._follow(plan, aids), dense_score)
+        if settings.imitates_dense and self._trace is None:
+            with self._watch.stage("tune"):
+                self._trace = self._record()
+        at_once = self._students_at_once()
+        for start in range(0, len(plans), at_once):
+            students = self._follow(plans[start : start + at_once], aids)
+            outcomes = [Outcome(s.model, s.masks, s.tuning, s.watch) for s in students]
+            budgets = [student.plan.budget for student in students]
+            yield from self._finish(budgets, outcomes, dense_score)
+
+    def _statistics(self) -> Statistics:
+        """Of the dense model: from the cache, or from a pass that is recorded for tuning, too."""
+        settings = self._settings
+        cache = None if settings.cache is None else StatisticsCache(settings.cache)
+        if cache is not None:
+            with self._watch.stage("calibrate"):
+                key = self._cache_key()
+                found = cache.load(key)
+            if found is not None:
+                found.check_fit(self._sites, **settings.needs)
+                return found.to(device_of(self._dense))
+        recorder = Recorder(**self._recording()) if settings.imitates_dense else None
+        statistics = self._calibrate(self._dense, self._watch, recorder)
+        self._trace = None if recorder is None else recorder.trace()
+        if cache is not None:
+            cache.store(key, statistics)
+        return statistics
+
+    def _cache_key(self) -> str:
+        """Tells statistics apart that may differ."""
+        settings = self._settings
+        mini_batches = settings.batch_size if settings.fisher_kind == "batch" else None
+        return fingerprint(
+            {
+                "fastprune": __version__,
+                "model": fingerprint_model(self._dense),
+                "samples": fingerprint_samples(self._samples),
+                "fisher": (settings.fisher_kind, mini_batches),
+                "targets": settings.targets,
+                "seed": settings.seed,
+                "dtype": settings.dtype,
+                "device": device_of(self._dense).type,
+                "needs": settings.needs,
+            }
+        )
 
     def _calibrate(
         self, model: nn.Module, watch: Stopwatch, recorder: Recorder | None = None
@@ -151,15 +212,19 @@ class Run:
             "tokens": tokens,
         }
 
-    def _dense_trace(self) -> Trace:
-        """What the dense model does with the samples, recorded once for all budgets."""
-        if self._trace is None:
-            settings = self._settings
-            tokens = batch_tokens(self._dense, settings.dtype)
-            batches = self._samples.batches(settings.batch_size, tokens=tokens)
-            with evaluation_mode(self._dense):
-                self._trace = record(batches=batches, **self._recording())
-        return self._trace
+    def _record(self) -> Trace:
+        """What the dense model does with the samples, where calibration has not recorded it."""
+        settings = self._settings
+        tokens = batch_tokens(self._dense, settings.dtype)
+        batches = self._samples.batches(settings.batch_size, tokens=tokens)
+        with evaluation_mode(self._dense):
+            return record(batches=batches, **self._recording())
+
+    def _students_at_once(self) -> int:
+        """How many budgets are followed side by side: what the dense model does serves them all."""
+        states = 0 if self._trace is None else size_in_bytes([self._trace.hidden])
+        each = size_in_bytes(self._dense.parameters()) + states
+        return max(1, free_bytes(device_of(self._dense)) // 4 // each)
 
     def _plans(self, statistics: Statistics | None) -> list[_Plan]:
         settings = self._settings
@@ -217,23 +282,34 @@ class Run:
             return statistics.input_means()
         return statistics.output_metrics() if self._settings.tuner == "scale" else {}
 
-    def _follow(self, plan: _Plan, aids: dict[str, Tensor]) -> Outcome:
-        """Remove what a plan does not keep, and tune what is left, in as many stages as asked."""
-        settings, budget = self._settings, plan.budget
-        watch = self._watch.copy()
-        masks = split_packed(plan.kept, self._sites)
-        pruned, tuning = self._shrink(self._dense, masks, plan, aids, watch)
+    def _follow(self, plans: Sequence[_Plan], aids: dict[str, Tensor]) -> list[_Student]:
+        """Remove what plans do not keep, and tune what is left, in as many stages as asked."""
+        settings = self._settings
+        students = []
+        for plan in plans:
+            masks = split_packed(plan.kept, self._sites)
+            student = _Student(plan, self._watch.copy(), self._dense, masks)
+            self._shrink(student, masks, aids)
+            students.append(student)
+        self._tune(students, aids)
         for stage in range(2, settings.stages + 1):
-            target = self._on_the_way(budget, stage / settings.stages)
-            # A share is one of the model handed in.
-            target = target.absolute(self._prices(budget.kind).dense)
-            sites = find_sites(pruned)
-            if price_sites(sites, budget.kind, self._seq_len).dense <= target.value:
-                continue  # whole sublayers or aligned counts can be a long step
-            further, aids = self._choose_further(pruned, sites, target, aids, watch)
-            pruned, tuning = self._shrink(pruned, further, plan, aids, watch)
-            masks = _composed(masks, further)
-        return Outcome(pruned, masks, tuning, watch)
+            going = [s for s in students if self._go_on(s, stage / settings.stages, aids)]
+            self._tune(going, aids)
+        return students
+
+    def _go_on(self, student: _Student, fraction: float, aids: dict[str, Tensor]) -> bool:
+        """Shrink a student as far as its stage goes; whether there was anything to do."""
+        budget = student.plan.budget
+        target = self._on_the_way(budget, fraction)
+        # A share is one of the model handed in.
+        target = target.absolute(self._prices(budget.kind).dense)
+        sites = find_sites(student.model)
+        if price_sites(sites, budget.kind, self._seq_len).dense <= target.value:
+            return False  # whole sublayers or aligned counts can be a long step
+        further, aids = self._choose_further(student.model, sites, target, aids, student.watch)
+        student.masks = _composed(student.masks, further)
+        self._shrink(student, further, aids)
+        return True
 
     def _refer(self) -> Reference:
         """What the dense model does with the samples, for selection while tuning."""
@@ -267,17 +343,33 @@ class Run:
             )
         return Outcome(found.model, found.masks, found.tuning, watch)
 
-    def _finish(self, budget: Budget, outcome: Outcome, dense_score: float | None) -> Pruned:
-        if self._dense is not self._given:
-            restore_dtypes(outcome.model, self._given)
+    def _finish(
+        self, budgets: Sequence[Budget], outcomes: Sequence[Outcome], dense_score: float | None
+    ) -> Iterator[Pruned]:
+        """Score, measure and describe what came out, side by side."""
+        for outcome in outcomes:
+            if self._dense is not self._given:
+                restore_dtypes(outcome.model, self._given)
         # What is handed back is what is scored, after rounding to its own type.
-        score = Score(
-            self._scorer.metric, dense_score, self._scorer.pruned(computable(outcome.model))
-        )
-        report = describe(
-            self._given, budget, outcome, score, self._samples, self._settings, self._seq_len
-        )
-        return Pruned(outcome.model, outcome.masks, report)
+        scores = [
+            Score(self._scorer.metric, dense_score, self._scorer.pruned(computable(outcome.model)))
+            for outcome in outcomes
+        ]
+        measured = latencies(self._given, outcomes, self._samples, self._settings)
+        for budget, outcome, score, latency in zip(
+            budgets, outcomes, scores, measured, strict=True
+        ):
+            report = describe(
+                self._given,
+                budget,
+                outcome,
+                score,
+                latency,
+                self._samples,
+                self._settings,
+                self._seq_len,
+            )
+            yield Pruned(outcome.model, outcome.masks, report)
 
     def _choose_further(
         self,
@@ -298,44 +390,43 @@ class Run:
             aids = self._aids(statistics)
         return split_packed(mask, sites), aids
 
-    def _shrink(
-        self,
-        model: nn.Module,
-        masks: dict[str, Tensor],
-        plan: _Plan,
-        aids: dict[str, Tensor],
-        watch: Stopwatch,
-    ) -> tuple[nn.Module, list[SiteTuning]]:
-        """Remove what the masks do not keep, and tune what is left."""
-        with watch.stage("compact"):
-            pruned = compact(model, masks)
-        with watch.stage("tune"):
-            if self._settings.tuner == "bias":
-                return pruned, keep_means(model, pruned, find_sites(model), masks, aids)
-            return pruned, self._tune(pruned, plan.teacher, aids)
+    def _shrink(self, student: _Student, masks: dict[str, Tensor], aids: dict[str, Tensor]) -> None:
+        """Remove what the masks do not keep; biases are corrected at once, before it is gone."""
+        before = student.model
+        with student.watch.stage("compact"):
+            student.model = compact(before, masks)
+        if self._settings.tuner == "bias":
+            with student.watch.stage("tune"):
+                sites = find_sites(before)
+                student.tuning = keep_means(before, student.model, sites, masks, aids)
 
-    def _tune(
-        self, pruned: nn.Module, teacher_mask: Tensor | None, metrics: dict[str, Tensor]
-    ) -> list[SiteTuning]:
+    def _tune(self, students: Sequence[_Student], metrics: dict[str, Tensor]) -> None:
+        """Correct what is left of the students, those of one teacher side by side."""
         settings = self._settings
         tuner = RELEASED_TUNER if settings.parity else TUNERS[settings.tuner]
-        if tuner is None:
-            return []
-        if teacher_mask is None:
-            teacher, trace = self._dense, self._dense_trace()
-        else:
-            teacher, trace = compact(self._dense, split_packed(teacher_mask, self._sites)), None
-        return tune_model(
-            teacher,
-            pruned,
-            self._samples,
-            tuner,
-            trace=trace,
-            metrics=metrics,
-            batch_size=settings.batch_size,
-            dtype=settings.dtype,
-            progress=settings.progress,
-        )
+        if tuner is None or not students:
+            return
+        groups = [[student] for student in students] if settings.staged else [students]
+        for group in groups:
+            with shared_stage([student.watch for student in group], "tune"):
+                tuned = tune_together(
+                    self._teacher(group[0].plan),
+                    [student.model for student in group],
+                    self._samples,
+                    tuner,
+                    trace=self._trace,
+                    metrics=metrics,
+                    batch_size=settings.batch_size,
+                    dtype=settings.dtype,
+                    progress=settings.progress,
+                )
+            for student, tuning in zip(group, tuned, strict=True):
+                student.tuning = tuning
+
+    def _teacher(self, plan: _Plan) -> nn.Module:
+        if plan.teacher is None:
+            return self._dense
+        return compact(self._dense, split_packed(plan.teacher, self._sites))
 
     def _prices(self, kind: BudgetKind) -> Prices:
         return price_sites(self._sites, kind, self._seq_len)

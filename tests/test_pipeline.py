@@ -18,7 +18,7 @@ from fastprune.inputs import restore_dtypes
 from fastprune.pipeline import prune_to_budgets
 from fastprune.selection import METHODS
 from fastprune.settings import Settings
-from fastprune.tuning import TUNERS, tune
+from fastprune.tuning import TUNERS, tune_together
 
 QUICK = {"samples": 7, "latency": False}
 
@@ -211,8 +211,8 @@ def test_statistics_of_another_model_are_refused(bert, samples):
 def test_the_teacher_is_the_dense_model_or_one_pruned_half_way(bert, samples, monkeypatch, teacher):
     teachers = []
     monkeypatch.setattr(
-        "fastprune.run.tune_model",
-        lambda model, *args, **kwargs: (teachers.append(model), tune(model, *args, **kwargs))[1],
+        "fastprune.run.tune_together",
+        lambda *args, **kwargs: (teachers.append(args[0]), tune_together(*args, **kwargs))[1],
     )
     prune(bert, samples, 0.36, teacher=teacher, **QUICK)
     units = [sum(site.units for site in find_sites(model)) for model in (teachers[0], bert)]
@@ -228,11 +228,11 @@ def test_budgets_are_named_once():
 def test_strict_parity_tunes_by_scales_against_a_staged_teacher(bert, samples, monkeypatch):
     teachers = []
 
-    def spy(teacher, student, *args, **kwargs):
+    def spy(teacher, students, *args, **kwargs):
         teachers.append(teacher)
-        return tune(teacher, student, *args, **kwargs)
+        return tune_together(teacher, students, *args, **kwargs)
 
-    monkeypatch.setattr("fastprune.run.tune_model", spy)
+    monkeypatch.setattr("fastprune.run.tune_together", spy)
     result = prune(bert, samples, 0.5, preset="kwon2022", samples=16)
     assert (result.report.preset, result.report.tune) == ("kwon2022", "scale")
     # The original draws with replacement, in NumPy's order.

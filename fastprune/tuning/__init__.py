@@ -2,6 +2,7 @@
 
 from fastprune.tuning.means import keep_means
 from fastprune.tuning.solvers import Tuner
-from fastprune.tuning.tune import TUNERS, SiteTuning, tune
+from fastprune.tuning.tune import TUNERS, tune, tune_together
+from fastprune.tuning.walk import SiteTuning
 
-__all__ = ["TUNERS", "SiteTuning", "Tuner", "keep_means", "tune"]
+__all__ = ["TUNERS", "SiteTuning", "Tuner", "keep_means", "tune", "tune_together"]

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from fastprune.structure import Site, get_projection, set_projection
-from fastprune.tuning.tune import SiteTuning
+from fastprune.tuning.walk import SiteTuning
 
 
 @torch.no_grad()

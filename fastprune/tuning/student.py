@@ -7,7 +7,6 @@ far as the next projection, and wait there until it is solved.
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -49,12 +48,13 @@ class Student:
     entered, an FFN until its halts begin.
     """
 
-    def __init__(self, model: nn.Module, trace: Trace) -> None:
+    def __init__(self, model: nn.Module, trace: Trace, buffers: Buffers | None = None) -> None:
         """Start before the first block.
 
         Args:
             model: in evaluation mode.
             trace: of a model with the same embeddings: what blocks are called with, and on what.
+            buffers: shared with other students, of which none is entered before another is left.
         """
         self._model, self._trace = model, trace
         self._declaration = anatomy(model).declaration
@@ -63,7 +63,7 @@ class Student:
         self._hidden = trace.hidden.clone()
         self._known: dict[Site, Tensor] = {}
         self._residual = self._hidden
-        self._buffers: dict[str, _Buffer] = defaultdict(_Buffer)
+        self._buffers = Buffers() if buffers is None else buffers
 
     def enter(self, layer: int, block: str) -> None:
         """Take every token into a block, as far as the input of attention's output projection."""
@@ -81,8 +81,8 @@ class Student:
             entered = batch.unpack(self._hidden[batch.span])
             with SiteProbe(self._model, site, stop=True) as probe:
                 self._run(entered, batch.calls[layer])
-            x = self._buffers["attention"].take(tokens, site.columns, probe.input)
-            residual = self._buffers["residual"].take(tokens, site.outputs, probe.residual)
+            x = self._buffers.take("attention", tokens, site.columns, probe.input)
+            residual = self._buffers.take("residual", tokens, site.outputs, probe.residual)
             x[batch.span] = batch.pack(probe.input)
             residual[batch.span] = batch.pack(probe.residual)
         self._known[site], self._residual = x, residual
@@ -114,8 +114,8 @@ class Student:
                 with SiteProbe(self._model, site, stop=True) as probe:
                     self._go_on(piece)
                 rows = tokens if fits else min(_SPAN, tokens)
-                x = self._buffers["ffn"].take(rows, site.columns, probe.input)
-                residual = self._buffers["span"].take(_SPAN, site.outputs, probe.residual)
+                x = self._buffers.take("ffn", rows, site.columns, probe.input)
+                residual = self._buffers.take("span", _SPAN, site.outputs, probe.residual)
                 here = piece if fits else _shifted(piece, span.start)
                 x[here] = probe.input.flatten(0, -2)
                 residual[_shifted(piece, span.start)] = probe.residual.flatten(0, -2)
@@ -156,16 +156,16 @@ def _shifted(span: slice, start: int) -> slice:
     return slice(span.start - start, span.stop - start)
 
 
-class _Buffer:
+class Buffers:
     """Memory that serves one layer after another: fresh pages would cost more than the copies."""
 
     def __init__(self) -> None:
-        self._flat: Tensor | None = None
+        self._flat: dict[str, Tensor] = {}
 
-    def take(self, rows: int, columns: int, like: Tensor) -> Tensor:
+    def take(self, name: str, rows: int, columns: int, like: Tensor) -> Tensor:
         """[rows, columns] of the type of ``like``; still holds what an equal call was given."""
         size = rows * columns
-        flat = self._flat
+        flat = self._flat.get(name)
         if flat is None or len(flat) < size or flat.dtype != like.dtype:
-            self._flat = flat = like.new_empty(size)
+            self._flat[name] = flat = like.new_empty(size)
         return flat[:size].view(rows, columns)

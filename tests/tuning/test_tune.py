@@ -11,8 +11,9 @@ from tiny_samples import image_samples, text_samples
 
 from fastprune import compact, find_sites
 from fastprune.structure import get_projection, masked, set_projection
-from fastprune.tuning import TUNERS, Tuner, tune
+from fastprune.tuning import TUNERS, Tuner, tune, tune_together
 from fastprune.tuning.readout import find_readout
+from fastprune.tuning.solvers import SolveFailure, Update
 
 
 def samples_for(family: str):
@@ -176,3 +177,49 @@ def test_samples_of_one_token_do_not_hide_what_is_read():
     blocks = sorted({site.block for site in find_sites(model)})
     assert find_readout(model, blocks[-1], mixed) == "all"
     assert find_readout(model, blocks[-1], replace(samples, features=short)) == "all"
+
+
+@pytest.mark.parametrize("method", ["weights", "scale"])
+def test_students_side_by_side_come_out_as_alone(method):
+    model, samples = tiny("bert").float(), samples_for("bert")
+    sites = find_sites(model)
+    masks = [random_masks(sites, seed) for seed in range(3)]
+    together = [compact(model, m) for m in masks]
+    reports = tune_together(model, together, samples, TUNERS[method])
+    for mask, student, report in zip(masks, together, reports, strict=True):
+        alone = compact(model, mask)
+        assert tune(model, alone, samples, TUNERS[method]) == report
+        for ours, theirs in zip(alone.parameters(), student.parameters(), strict=True):
+            assert torch.equal(ours, theirs)
+
+
+def test_the_teacher_runs_once_for_all_students():
+    model, samples = tiny("bert").float(), samples_for("bert")
+    students = [compact(model, random_masks(find_sites(model), seed)) for seed in range(3)]
+    calls = []
+    layer = model.bert.encoder.layer[-1]
+    layer.output.dense.register_forward_hook(lambda *_: calls.append(1))
+    tune(model, compact(students[0], {}), samples, TUNERS["weights"], batch_size=4)
+    alone = len(calls)
+    calls.clear()
+    tune_together(model, students, samples, TUNERS["weights"], batch_size=4)
+    assert len(calls) == alone
+
+
+def test_one_student_whose_tuning_ends_does_not_end_that_of_others():
+    model, samples = tiny("bert").float(), samples_for("bert")
+    sites = find_sites(model)
+    students = [compact(model, random_masks(sites, seed)) for seed in range(2)]
+    second = find_sites(students[0])[1]
+
+    def solve(site, system, weight, bias):
+        here = get_projection(students[0], second)[0]
+        if site.name == second.name and weight.data_ptr() == here.data_ptr():
+            raise SolveFailure("on purpose")
+        return Update(weight)
+
+    tuner = Tuner(solve, stop_at_failure=True)
+    ended, whole = tune_together(model, students, samples, tuner)
+    assert [entry.failure for entry in ended] == [None, "on purpose"]
+    assert len(whole) == len(sites)
+    assert all(entry.failure is None for entry in whole)
