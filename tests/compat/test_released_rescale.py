@@ -16,6 +16,13 @@ from fastprune.errors import FastpruneError
 
 def setting(seed, keep=(3, 28), teacher_keep=(4, 34)):
     model = tiny("bert", seed=seed).float()
+    # LSMR stops at an error of 1e-6 times the condition, which is the norm of the matrix, as the
+    # damping is 1. Smaller weights bring the FFNs' from thousands to 300 at most, so that two
+    # ways to sum agree within 3e-4 of the largest deviation from one.
+    with torch.no_grad():
+        for layer in model.bert.encoder.layer:
+            layer.attention.output.dense.weight *= 0.3
+            layer.output.dense.weight *= 0.3
     generator = torch.Generator().manual_seed(seed)
 
     def draw(units, count):
@@ -86,7 +93,7 @@ def test_one_failure_ends_everything_only_when_asked_to(caplog):
             found = rescale_mask(
                 model, None, *teacher, *student, batches, True, bug_compatible=stop
             )
-        assert "not rescaled" in caplog.text
+        assert "keeps its mask" in caplog.text
         for mask, wanted in zip(found, expected, strict=True):
             torch.testing.assert_close(mask, wanted, rtol=0, atol=1e-3)
         outcomes.append(found)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -15,17 +16,17 @@ from fastprune.calibration.trace import Rows, Trace
 from fastprune.compaction import compact
 from fastprune.compat.retraining_free.prune.masks import by_site
 from fastprune.device import device_of, evaluation_mode
-from fastprune.parity import released_scales
+from fastprune.parity import RELEASED_TUNER, released_scales
 from fastprune.progress import progress_bar
 from fastprune.structure import Site, find_sites, get_projection, set_projection
 from fastprune.structure.declaration import anatomy
 from fastprune.structure.masking import masked
 from fastprune.structure.probe import SiteProbe
-from fastprune.tuning.readout import select_tokens
+from fastprune.tuning.readout import read_rows
 from fastprune.tuning.replay import run_block
-from fastprune.tuning.solvers import SolveFailure, apply_scales
-from fastprune.tuning.student import Student
+from fastprune.tuning.solvers import Update, apply_scales
 from fastprune.tuning.system import LeastSquares
+from fastprune.tuning.walk import Walk
 
 _log = logging.getLogger(__name__)
 
@@ -72,28 +73,30 @@ def rescale_mask(
     teacher_masks = by_site(sites, teacher_head_mask, teacher_neuron_mask)
     rescaled = student_head_mask.clone(), student_neuron_mask.clone()
     masks = by_site(sites, *rescaled)
+    scales: dict[str, Tensor] = {}
+
+    def solve(site: Site, system: LeastSquares, weight: Tensor, bias: Tensor | None) -> Update:
+        scales[site.name] = released_scales(site, system, weight)
+        return apply_scales(site, weight, scales[site.name])
+
+    tuner = replace(RELEASED_TUNER, solve=solve, stop_at_failure=bug_compatible)
     blocks = anatomy(model).blocks
-    with evaluation_mode(model):
-        batches = (dict(batch) for batch in dataloader)
-        trace = record(model, blocks, batches, torch.float32)
-        student = _Fit(_scaled_down(model, sites, masks), trace)
-        teacher = _Teacher(model, trace, teacher_masks)
+    student = _scaled_down(model, sites, masks)
+    with evaluation_mode(model, student):
+        trace = record(model, blocks, (dict(batch) for batch in dataloader), torch.float32)
+        read = read_rows("first" if classification_task else "all", trace, device_of(model))
+        walk = Walk(model, student, tuner, trace, read=read, metrics={})
+        teacher = _MaskedTeacher(model, trace, teacher_masks)
         for layer, block in enumerate(progress_bar("rescale", blocks, unit="layer")):
-            targets = teacher.targets(layer, block)
-            student.enter(layer, block)
-            for site in student.sites(layer, block):
-                first = classification_task and site.kind == "ffn" and block == blocks[-1]
-                try:
-                    scales = student.solve(site, targets[site.name], first_token=first)
-                except SolveFailure as failure:
-                    _log.warning("layer %d, %s: not rescaled: %s", layer, site.kind, failure)
-                    if bug_compatible:
-                        return rescaled
-                    continue
-                mask = masks[site.name]
-                mask[mask != 0] *= scales.to(mask)
-            if block != blocks[-1]:
-                student.leave()
+            walk.pass_block(layer, block, teacher.targets(layer, block), last=block == blocks[-1])
+            if walk.over:
+                break
+    for outcome in walk.outcomes:
+        if outcome.failure is None:
+            mask = masks[outcome.site]
+            mask[mask != 0] *= scales[outcome.site].to(mask)
+        else:
+            _log.warning("%s keeps its mask: %s", outcome.site, outcome.failure)
     return rescaled
 
 
@@ -109,7 +112,7 @@ def _scaled_down(model: nn.Module, sites: list[Site], masks: Mapping[str, Tensor
     return small
 
 
-class _Teacher:
+class _MaskedTeacher:
     """Walks a model under masks through its blocks: :meth:`targets` is asked for each in turn."""
 
     def __init__(self, model: nn.Module, trace: Trace, masks: Mapping[str, Tensor]) -> None:
@@ -141,37 +144,3 @@ class _Teacher:
                     found[site.name].append(target)
         self._hidden = left.filled()
         return {name: rows.filled() for name, rows in found.items()}
-
-
-class _Fit:
-    """A pruned model on its way through its blocks, rescaled site by site."""
-
-    def __init__(self, model: nn.Module, trace: Trace) -> None:
-        self._model = model.eval()
-        self._walk = Student(model, trace)
-        flags = [select_tokens("first", batch.valid)[batch.valid] for batch in trace.batches]
-        self._first = torch.cat(flags).nonzero().flatten().to(device_of(model))
-        self.enter, self.leave = self._walk.enter, self._walk.leave
-
-    def sites(self, layer: int, block: str) -> list[Site]:
-        """What is left to rescale in a block; the original leaves out the first attention."""
-        here = [site for site in find_sites(self._model) if site.block == block]
-        return [site for site in here if (layer, site.kind) != (0, "attention")]
-
-    def solve(self, site: Site, target: Tensor, *, first_token: bool) -> Tensor:
-        """Fit the site to its target [tokens, outputs] and rescale it: the scales, [units].
-
-        Raises:
-            SolveFailure: the site stays as it is.
-        """
-        if first_token:
-            self._walk.narrow(self._first)
-            target = target.index_select(0, self._first)
-        weight, bias = get_projection(self._model, site)
-        system = LeastSquares(site.columns, site.outputs, weight.device)
-        for halt in self._walk.halts(site):
-            produced = nn.functional.linear(halt.x, weight, bias)
-            system.add(halt.x, target[halt.span] - halt.residual - produced)
-        scales = released_scales(site, system, weight)
-        set_projection(self._model, site, apply_scales(site, weight, scales).weight)
-        return scales
