@@ -14,6 +14,7 @@ from fastprune.budget.latency import LatencyTable, measure_latency_table
 from fastprune.calibration import Statistics, collect_statistics
 from fastprune.compaction import compact, load_pretrained, save_pretrained
 from fastprune.data import Samples, load_samples
+from fastprune.distributed import data_parallel
 from fastprune.errors import FastpruneError
 from fastprune.evaluation import evaluate, measure_latency
 from fastprune.pareto import Sweep, sweep
@@ -33,6 +34,7 @@ __all__ = [
     "__version__",
     "collect_statistics",
     "compact",
+    "data_parallel",
     "evaluate",
     "find_sites",
     "load_pretrained",

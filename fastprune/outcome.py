@@ -45,6 +45,7 @@ def describe(
     settings: Settings,
     seq_len: float,
     table: LatencyTable | None,
+    processes: int,
 ) -> Report:
     """Put an outcome beside what was promised.
 
@@ -58,6 +59,7 @@ def describe(
         settings: of the run.
         seq_len: tokens at which MACs are counted.
         table: the latency table that was used, if any.
+        processes: how many shared the work.
     """
     pruned = outcome.model
     units = layer_units(pruned)
@@ -89,6 +91,7 @@ def describe(
             *promise_warnings(given, budget, latency, table),
         ],
         device=str(device_of(pruned)),
+        processes=processes,
         dtype=str(settings.dtype).removeprefix("torch."),
     )
 

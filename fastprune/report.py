@@ -136,6 +136,7 @@ class Report:
         sample_ids: rows of the calibration source that were used, in order.
         latency_table: where, when and how the latency table was measured, if one was used.
         tuning: per site, the relative error of its output before it was tuned.
+        processes: how many shared the work.
         warnings: one line each; empty when all went as asked.
         fingerprint: of the model, data and settings of a sweep, by which it is resumed.
     """
@@ -161,6 +162,7 @@ class Report:
     warnings: list[str] = field(default_factory=list)
     versions: dict[str, str] = field(default_factory=lambda: versions())
     device: str = "cpu"
+    processes: int = 1
     dtype: str = "float32"
     fingerprint: str = ""
 

@@ -12,6 +12,7 @@ import torch
 
 from fastprune.budget import Budget, BudgetKind
 from fastprune.budget.latency import LatencyTable
+from fastprune.calibration.collect import MINI_BATCH
 from fastprune.calibration.objective import Targets
 from fastprune.calibration.statistics import FisherKind, Needs
 from fastprune.errors import FastpruneError
@@ -166,6 +167,13 @@ class Settings:
             output_fisher=method.moments or (self.tuner == "scale" and not self.parity),
             input_moments=method.moments or self.tuner == "bias",
         )
+
+    @property
+    def together(self) -> int:
+        """Samples in a row that make one gradient: processes must not separate them."""
+        if self.selection.while_tuning:
+            return MINI_BATCH
+        return 1 if self.fisher_kind == "sample" else self.batch_size or MINI_BATCH
 
     def with_statistics(self, fisher: FisherKind, targets: Targets) -> Settings:
         """These settings, for statistics that have been collected already.

@@ -20,6 +20,7 @@ from fastprune.cli.options import (
 )
 from fastprune.cli.tables import print_report
 from fastprune.device import resolve_dtype
+from fastprune.distributed import current_group
 from fastprune.pareto.files import budget_directory
 from fastprune.pipeline import prune_to_budgets
 from fastprune.settings import Settings
@@ -61,8 +62,9 @@ def prune(
     calm_libraries()
     asked = [parse_budget(budget) for budget in budgets]
     targets = _targets(out, asked)
-    for target in targets:
-        check_target(target, overwrite, keep=[model, train, eval_data])
+    sources = [model, train, eval_data]
+    # The first process saves, perhaps where others have a directory of that name.
+    current_group().first(lambda: [check_target(t, overwrite, keep=sources) for t in targets])
     settings = Settings(
         budgets=tuple(asked),
         dtype=resolve_dtype(dtype),
