@@ -31,7 +31,7 @@ from fastprune.inputs import check_prunable, load_model
 )
 @click.option("--compile", "compiled", is_flag=True, help="Put models through torch.compile.")
 @click.option(
-    "--rounds", type=int, help="Passes per variant.  [default: 7 to 25, for half a minute]"
+    "--rounds", type=int, help="Passes per variant.  [default: 5 to 25, for half a minute]"
 )
 @running_options
 @output_options

@@ -27,8 +27,8 @@ def measure_latency(
     *,
     batch: int = 32,
     length: int = 128,
-    repeats: int = 20,
-    warmup: int = 3,
+    repeats: int = 10,
+    warmup: int = 1,
     dtype: torch.dtype = torch.float32,
     compiled: bool = False,
     progress: bool = True,
@@ -100,7 +100,7 @@ class PassTimer:
         device = device_of(self._models[i])
         try:
             # The first pass of a turn finds caches, heap and compiled code as another model left
-            # them; in use, a model follows itself.
+            # them, which makes small models up to a sixth slower; in use, a model follows itself.
             self._run(i, device)
             _synchronize(device)
             start = time.perf_counter()
