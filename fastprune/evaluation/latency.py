@@ -36,7 +36,8 @@ def measure_latency(
     """Median milliseconds of one forward pass of each model, where it is.
 
     The models take turns within every round, in alternating order, so that whatever else the
-    machine does meets all of them alike. On a GPU every pass is waited for.
+    machine does meets all of them alike, and each runs once untimed before it is timed. On a GPU
+    every pass is waited for.
 
     Args:
         models: by name; all get inputs of the same size, made from their own configurations.
@@ -98,9 +99,9 @@ class PassTimer:
     def _time(self, i: int) -> float:
         device = device_of(self._models[i])
         try:
-            if self._workload.compiled:
-                # Brings this variant's code to the front of those that torch.compile looks through.
-                self._run(i, device)
+            # The first pass of a turn finds caches, heap and compiled code as another model left
+            # them; in use, a model follows itself.
+            self._run(i, device)
             _synchronize(device)
             start = time.perf_counter()
             self._run(i, device)
