@@ -10,6 +10,7 @@ Importing the package also teaches ``AutoModelFor….from_pretrained`` to rebuil
 from __future__ import annotations
 
 from fastprune.budget import Budget, parse_budget
+from fastprune.budget.latency import LatencyTable, measure_latency_table
 from fastprune.calibration import Statistics, collect_statistics
 from fastprune.compaction import compact, load_pretrained, save_pretrained
 from fastprune.data import Samples, load_samples
@@ -24,6 +25,7 @@ from fastprune.version import __version__
 __all__ = [
     "Budget",
     "FastpruneError",
+    "LatencyTable",
     "PruneResult",
     "Samples",
     "Site",
@@ -38,6 +40,7 @@ __all__ = [
     "load_pretrained",
     "load_samples",
     "measure_latency",
+    "measure_latency_table",
     "parse_budget",
     "prune",
     "save_pretrained",

@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from fastprune.budget import Budget, parse_budget
+from fastprune.budget.latency import LatencyTable, measure_latency_table
 from fastprune.calibration import Statistics
 from fastprune.calibration.objective import Targets
 from fastprune.calibration.statistics import FisherKind
@@ -20,7 +22,8 @@ from fastprune.device import device_of, resolve_dtype
 from fastprune.distributed import Group, check_alike, check_devices, current_group
 from fastprune.evaluation.scorer import Scorer
 from fastprune.fingerprint import fingerprint, fingerprint_model, fingerprint_samples
-from fastprune.inputs import Reader, check_prunable, load_model, load_tokenizer
+from fastprune.inputs import Reader, check_prunable, load_model, load_table, load_tokenizer
+from fastprune.promise import workload_of
 from fastprune.report import Report, Stopwatch
 from fastprune.run import Run
 from fastprune.settings import Settings
@@ -88,11 +91,12 @@ def prune(
     fisher: FisherKind | None = None,
     targets: Targets = "model",
     rearrange: bool = True,
-    align: int = 1,
+    align: int | None = None,
     uniform: bool = False,
     text_columns: Sequence[str] | None = None,
     label_column: str | None = None,
     latency: bool = True,
+    latency_table: LatencyTable | str | os.PathLike[str] | None = None,
     device: str | torch.device = "auto",
     dtype: str | torch.dtype = "auto",
     progress: bool = False,
@@ -105,7 +109,8 @@ def prune(
     Args:
         model: a Hugging Face model, or the path or hub id of one.
         data: calibration data in any form :func:`fastprune.load_samples` reads.
-        budget: ``"macs=0.5"``, ``"params=0.6"``, ``{"macs": 0.5}``, ``"macs=250M"``.
+        budget: ``"macs=0.5"``, ``"params=0.6"``, ``"latency=0.7"``, ``{"macs": 0.5}``,
+            ``"macs=250M"``, ``"latency=12ms"``.
         method: how units are chosen: ``"obs"`` (the default), ``"obs-plain"``, ``"fisher"``,
             ``"kprune"``, ``"magnitude"`` or ``"random"``; see :data:`fastprune.selection.METHODS`.
         tune: how survivors are corrected: ``"weights"`` (the default) re-solves the kept output
@@ -128,11 +133,14 @@ def prune(
         targets: what losses are taken against: the ``"model"``'s own output distribution, which
             needs no labels, or ``"labels"``.
         rearrange: refine the masks with the block-diagonal Fisher (method ``fisher`` only).
-        align: filter counts are multiples of this.
+        align: filter counts are multiples of this; by default of 8 under a latency budget.
         uniform: the same widths in every layer, so that the result loads without fastprune.
         text_columns: columns of ``data`` with the text.
         label_column: column of ``data`` with the labels.
         latency: measure milliseconds before and after.
+        latency_table: of this model, from :func:`measure_latency_table` or ``fastprune lut``; says
+            what latency budgets are of, and what is measured. By default latency budgets measure
+            one, at the samples' mean length.
         device: ``"auto"``: a path goes to the GPU where there is one, a model stays where it is;
             a named device moves a live model there.
         dtype: of the forward and backward passes; ``"auto"`` is float32.
@@ -162,6 +170,7 @@ def prune(
         text_columns=text_columns,
         label_column=label_column,
         latency=latency,
+        latency_table=latency_table,
         device=device,
         dtype=resolve_dtype(dtype),
         progress=progress,
@@ -221,9 +230,10 @@ class Prepared:
             dtype=settings.dtype,
             progress=settings.progress,
         )
-        run = Run(self.model, self.samples, settings, scorer, self.watch, self.group)
         with self.group.agreed():
             check_alike(self.group, {"settings": self._choices(statistics)})
+            table = self._table()
+            run = Run(self.model, self.samples, settings, scorer, self.watch, table, self.group)
             for pruned in run.results(statistics):
                 yield PruneResult(
                     pruned.model,
@@ -232,6 +242,15 @@ class Prepared:
                     self.tokenizer,
                     uniform=settings.uniform,
                 )
+
+    def _table(self) -> LatencyTable | None:
+        """The latency table: the one given, or one measured now where a budget is of time."""
+        table = load_table(self.settings.latency_table, self.model)
+        if table is not None or not self.settings.promises_latency:
+            return table
+        workload = workload_of(self.samples, self.settings)
+        measure = partial(measure_latency_table, self.model, **vars(workload))
+        return self.group.first(partial(measure, progress=self.settings.progress))
 
     def fingerprint(self, statistics: Statistics | None = None) -> str:
         """Of all that a result depends on, its budget apart."""
@@ -277,7 +296,10 @@ def prepare(
         dense = load_model(model, settings.device)
         if tokenizer is None and not isinstance(model, nn.Module):
             tokenizer = load_tokenizer(model, dense)
-        check_prunable(dense, settings.align)  # fails before any data are read
+        # These fail before any data are read.
+        check_prunable(dense, settings.align or 1)
+        # Read once: what counts from here on is what a table says, not where it lies.
+        settings = replace(settings, latency_table=load_table(settings.latency_table, dense))
         reader = Reader(
             dense,
             tokenizer,

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from fastprune.budget import Budget, BudgetKind, Prices, price_sites
+from fastprune.budget.latency import LatencyTable
 from fastprune.calibration import Statistics, collect_statistics
 from fastprune.calibration.cache import StatisticsCache
 from fastprune.calibration.recorder import Recorder, record
@@ -31,8 +32,9 @@ from fastprune.evaluation.scorer import Scorer
 from fastprune.fingerprint import fingerprint, fingerprint_model, fingerprint_samples
 from fastprune.inputs import computable, restore_dtypes
 from fastprune.kprune import Reference, kprune
-from fastprune.outcome import Outcome, describe, latencies
+from fastprune.outcome import Outcome, describe
 from fastprune.parity import RELEASED_TUNER
+from fastprune.promise import latencies
 from fastprune.report import Report, Score, Stopwatch, shared_stage
 from fastprune.selection import Chooser, rearrange_masks
 from fastprune.selection.packed import split_packed
@@ -88,6 +90,7 @@ class Run:
         settings: Settings,
         scorer: Scorer,
         watch: Stopwatch,
+        table: LatencyTable | None,
         group: Group,
     ) -> None:
         """Nothing is computed yet.
@@ -98,6 +101,7 @@ class Run:
             settings: resolved.
             scorer: of the model before and after.
             watch: which has timed what came before.
+            table: of the model; latency budgets need one.
             group: the processes that share the work.
         """
         self._given = given
@@ -106,6 +110,7 @@ class Run:
         self._settings = settings
         self._scorer = scorer
         self._watch = watch
+        self._table = table
         self._group = group
         self._sites = find_sites(given)
         self._trace: Trace | None = None
@@ -275,8 +280,9 @@ class Run:
         masks: dict[Budget, Tensor] = {}
         for kind in {budget.kind for budget in budgets}:
             alike = [budget for budget in budgets if budget.kind == kind]
-            prices = price_sites(sites, kind, self._seq_len)
-            rows = chooser.masks(prices, alike, align=settings.align, uniform=uniform)
+            align = settings.alignment(kind)
+            prices = self._prices(kind, sites)
+            rows = chooser.masks(prices, alike, align=align, uniform=uniform)
             masks.update(zip(alike, rows, strict=True))
         return [masks[budget] for budget in budgets]
 
@@ -319,7 +325,7 @@ class Run:
         # A share is one of the model handed in.
         target = target.absolute(self._prices(budget.kind).dense)
         sites = find_sites(student.model)
-        if price_sites(sites, budget.kind, self._seq_len).dense <= target.value:
+        if self._prices(budget.kind, sites).dense <= target.value:
             return False  # whole sublayers or aligned counts can be a long step
         further, aids = self._choose_further(student.model, sites, target, aids, student.watch)
         student.masks = _composed(student.masks, further)
@@ -380,7 +386,8 @@ class Run:
             Score(self._scorer.metric, dense_score, self._scorer.pruned(computable(outcome.model)))
             for outcome in outcomes
         ]
-        measured = latencies(self._given, outcomes, self._samples, self._settings)
+        models = [outcome.model for outcome in outcomes]
+        measured = latencies(self._given, models, self._samples, self._settings, self._table)
         return [
             describe(
                 self._given,
@@ -391,6 +398,7 @@ class Run:
                 self._samples,
                 self._settings,
                 self._seq_len,
+                self._table,
                 self._group.size,
             )
             for budget, outcome, score, latency in zip(
@@ -463,8 +471,10 @@ class Run:
             return self._dense
         return compact(self._dense, split_packed(plan.teacher, self._sites))
 
-    def _prices(self, kind: BudgetKind) -> Prices:
-        return price_sites(self._sites, kind, self._seq_len)
+    def _prices(self, kind: BudgetKind, sites: Sequence[Site] | None = None) -> Prices:
+        """What units cost: those of some sites, or of the model handed in."""
+        sites = self._sites if sites is None else sites
+        return price_sites(sites, kind, self._seq_len, self._table)
 
 
 def _composed(masks: dict[str, Tensor], further: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -15,6 +15,7 @@ from fastprune.cli.demo import demo
 from fastprune.cli.doctor import doctor
 from fastprune.cli.evaluate import evaluate
 from fastprune.cli.inspect import inspect
+from fastprune.cli.lut import lut
 from fastprune.cli.prune import prune
 from fastprune.cli.sweep import sweep
 from fastprune.distributed import current_group, data_parallel
@@ -70,5 +71,5 @@ def main() -> None:
     """Prune Transformers without retraining: smaller, faster models in seconds."""
 
 
-for _command in (prune, sweep, evaluate, inspect, doctor, demo):
+for _command in (prune, sweep, evaluate, inspect, lut, doctor, demo):
     main.add_command(_command)

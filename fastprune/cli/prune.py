@@ -37,8 +37,8 @@ from fastprune.settings import Settings
     default=["macs=0.5"],
     show_default=True,
     metavar="KIND=VALUE",
-    help="macs=0.5 or params=0.6 for a share, macs=250M for a number. May repeat: one calibration,"
-    " one subdirectory of --out per budget.",
+    help="macs=0.5, params=0.6 or latency=0.7 for a share, macs=250M or latency=12ms for a number."
+    " May repeat: one calibration, one subdirectory of --out per budget.",
 )
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Output directory.")
 @click.option("--overwrite", is_flag=True, help="Replace an existing output directory.")
@@ -79,6 +79,8 @@ def prune(
         reports.append(result.report.to_dict())
         if not (quiet or as_json):
             print_report(result.report, target, stock=result.uniform)
+        for warning in result.report.warnings if quiet or as_json else ():
+            click.echo(f"fastprune: warning: {warning}", err=True)
     if as_json:
         click.echo(json.dumps(reports if len(reports) > 1 else reports[0], indent=2))
 

@@ -16,7 +16,7 @@ from fastprune.distributed import ALONE, Group
 from fastprune.progress import progress_bar
 from fastprune.structure import find_sites
 from fastprune.structure.declaration import anatomy
-from fastprune.tuning.readout import Readout, find_readout, select_tokens
+from fastprune.tuning.readout import find_readout, read_rows
 from fastprune.tuning.solvers import Tuner, reconstruct_weights, scale_units
 from fastprune.tuning.student import Buffers
 from fastprune.tuning.teacher import Teacher
@@ -129,7 +129,7 @@ def tune_together(
         stack.enter_context(backward_attention(device_of(teacher), trace.dtype))
         # The first process has the longest sample, which tells most.
         readout = group.first(lambda: find_readout(teacher, blocks[-1], samples))
-        read = _read_tokens(readout, trace, device_of(teacher))
+        read = read_rows(readout, trace, device_of(teacher))
         buffers, leader = Buffers(), Teacher(teacher, trace)
         walks = [
             Walk(
@@ -152,11 +152,3 @@ def tune_together(
             for walk in going:
                 walk.pass_block(layer, block, targets, last=layer == len(blocks) - 1)
     return [walk.outcomes for walk in walks]
-
-
-def _read_tokens(readout: Readout, trace: Trace, device: torch.device) -> Tensor | None:
-    """Which tokens of a trace the task reads: int64; None = all."""
-    if readout == "all":
-        return None
-    flags = [select_tokens(readout, batch.valid)[batch.valid] for batch in trace.batches]
-    return torch.cat(flags).nonzero().flatten().to(device)

@@ -101,7 +101,7 @@ def test_doctor_checks_every_operation():
         (["--budget", "macs=0"], "positive"),
         (["--budget", "macs=1"], "between 0 and 1"),
         (["--budget", "macs=0.00001"], "smallest"),
-        (["--budget", "flops=0.5"], "macs and params"),
+        (["--budget", "flops=0.5"], "macs, params and latency"),
         (["--train", "{root}/missing.tsv"], "missing.tsv"),
         (["--train", "{root}/empty.tsv"], "empty.tsv"),
         (["--train", "{root}/strange.tsv", "--samples", "2"], "7"),
