@@ -23,3 +23,7 @@ class CheckpointError(FastpruneError):
 
 class NumericalError(FastpruneError):
     """Non-finite values where the method needs finite ones."""
+
+
+class LatencyTableError(FastpruneError):
+    """A latency table that cannot be read, written, measured or used for a model."""
