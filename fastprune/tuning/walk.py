@@ -119,8 +119,11 @@ class Walk:
             target = targets[site.name]
             if read is not None and narrowed:
                 target = target.index_select(0, read)
-            halts, metric = self._follower.halts(site), self._metrics.get(site.name)
-            system, size = _sum_up(self._student, site, halts, target, metric, self._tuner.by_sums)
+            system = LeastSquares(
+                site.columns, site.outputs, target.device, self._metrics.get(site.name)
+            )
+            halts = self._follower.halts(site)
+            size = _sum_up(self._student, site, halts, target, system, self._tuner)
             self.outcomes.append(self._solve(site, system, size))
             if self.over:
                 return
@@ -157,16 +160,15 @@ def _sum_up(
     site: Site,
     halts: Iterable[Halt],
     target: Tensor,
-    metric: Tensor | None,
-    may_subtract: bool,
-) -> tuple[LeastSquares, Tensor]:
-    """How far the student's sublayer is from its target [tokens, outputs], and why.
+    system: LeastSquares,
+    tuner: Tuner,
+) -> Tensor:
+    """Add to a problem how far the student's sublayer is from its target [tokens, outputs].
 
     Returns:
-        The least-squares problem, and the sum of squares of the target (float64 scalar).
+        The sum of squares of the target (float64 scalar).
     """
     weight, bias = get_projection(student, site)
-    system = LeastSquares(site.columns, site.outputs, weight.device, metric)
     size = torch.zeros((), dtype=torch.float64, device=weight.device)
     by_sums = False
     for halt in halts:
@@ -176,13 +178,13 @@ def _sum_up(
         if bias is not None:
             error -= bias
         if halt.span.start == 0:
-            by_sums = may_subtract and _digits_to_spare(halt.x, error, weight)
+            by_sums = tuner.by_sums and _digits_to_spare(halt.x, error, weight)
         if not by_sums:
             error -= nn.functional.linear(halt.x, weight.to(halt.x.dtype))
         system.add(halt.x, error)
     if by_sums:
         system.subtract(weight)
-    return system, size
+    return size
 
 
 def _digits_to_spare(x: Tensor, wanted: Tensor, weight: Tensor) -> bool:
