@@ -23,3 +23,7 @@ class CheckpointError(FastpruneError):
 
 class NumericalError(FastpruneError):
     """Non-finite values where the method needs finite ones."""
+
+
+class BatchError(FastpruneError):
+    """A job file that cannot be understood, or a batch that cannot be run as asked."""

@@ -1,0 +1,65 @@
+"""A job: one model on one task, to all its budgets."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What a job holds while it runs.
+
+    Attributes:
+        cpus: cores, and so threads; None for an equal part of the machine.
+        gpus: GPUs, or a share of one in (0, 1); None for what the machine and its workers suggest.
+    """
+
+    cpus: int | None = None
+    gpus: float | None = None
+
+
+@dataclass(frozen=True)
+class Job:
+    """One model on one task.
+
+    Attributes:
+        name: of its directory, its log and its rows in the summary.
+        model: directory or hub id.
+        train: calibration data: a file or the name of a hub task.
+        eval: held-out data, likewise; None where nothing is scored.
+        budgets: as text, each once.
+        options: further keywords of :func:`fastprune.sweep`, as they stand in the job file.
+        resources: what it holds while it runs.
+        place: file and line it comes from, for messages.
+    """
+
+    name: str
+    model: str
+    train: str
+    eval: str | None
+    budgets: tuple[str, ...]
+    options: dict[str, Any] = field(default_factory=dict)
+    resources: Resources = field(default_factory=Resources)
+    place: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, ready for JSON."""
+        return {**asdict(self), "budgets": list(self.budgets)}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Job:
+        """The job that :meth:`to_dict` describes."""
+        fields = dict(values)
+        fields["budgets"] = tuple(fields["budgets"])
+        fields["resources"] = Resources(**fields["resources"])
+        return cls(**fields)
+
+    @property
+    def work(self) -> dict[str, Any]:
+        """What decides about its results, budget by budget."""
+        return {"model": self.model, "train": self.train, "eval": self.eval, **self.options}
+
+    def directories(self) -> dict[str, str]:
+        """The name of every budget's directory within the job's own."""
+        return {budget: budget.replace("=", "-") for budget in self.budgets}
