@@ -15,6 +15,7 @@ from fastprune.compaction import compact, load_pretrained, save_pretrained
 from fastprune.data import Samples, load_samples
 from fastprune.errors import FastpruneError
 from fastprune.evaluation import evaluate, measure_latency
+from fastprune.pareto import Sweep, sweep
 from fastprune.pipeline import PruneResult, prune
 from fastprune.structure import Site, find_sites
 from fastprune.version import __version__
@@ -26,6 +27,7 @@ __all__ = [
     "Samples",
     "Site",
     "Statistics",
+    "Sweep",
     "__version__",
     "collect_statistics",
     "compact",
@@ -37,4 +39,5 @@ __all__ = [
     "parse_budget",
     "prune",
     "save_pretrained",
+    "sweep",
 ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
@@ -15,12 +15,15 @@ from fastprune.calibration import Statistics
 from fastprune.calibration.objective import Targets
 from fastprune.calibration.statistics import FisherKind
 from fastprune.compaction import save_pretrained
+from fastprune.data import Samples
 from fastprune.device import resolve_dtype
 from fastprune.evaluation.scorer import Scorer
+from fastprune.fingerprint import fingerprint, fingerprint_model, fingerprint_samples
 from fastprune.inputs import Reader, check_prunable, load_model, load_tokenizer
 from fastprune.report import Report, Stopwatch
 from fastprune.run import Run
 from fastprune.settings import Settings
+from fastprune.version import __version__
 
 BudgetLike = Budget | str | float | Mapping[str, object]
 
@@ -175,6 +178,76 @@ def prune_to_budgets(
 
     Arguments and errors are those of :func:`prune`.
     """
+    prepared = prepare(model, data, settings, eval_data=eval_data, tokenizer=tokenizer)
+    yield from prepared.results(statistics)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Everything a run starts from, loaded and checked.
+
+    Attributes:
+        model: to prune.
+        tokenizer: saved beside the results, where there is one.
+        samples: to calibrate with.
+        held_out: to score on; None where nothing is scored.
+        settings: resolved.
+        watch: which has timed the loading.
+    """
+
+    model: nn.Module
+    tokenizer: Any
+    samples: Samples
+    held_out: Samples | None
+    settings: Settings
+    watch: Stopwatch
+
+    def results(self, statistics: Statistics | None = None) -> Iterator[PruneResult]:
+        """Prune to every budget of the settings; see :func:`prune` for ``statistics``."""
+        settings = self.settings
+        scorer = Scorer(
+            self.held_out,
+            settings.metric,
+            batch_size=settings.batch_size,
+            dtype=settings.dtype,
+            progress=settings.progress,
+        )
+        run = Run(self.model, self.samples, settings, scorer, self.watch)
+        for pruned in run.results(statistics):
+            yield PruneResult(
+                pruned.model, pruned.masks, pruned.report, self.tokenizer, uniform=settings.uniform
+            )
+
+    def fingerprint(self, statistics: Statistics | None = None) -> str:
+        """Of all that a result depends on, its budget apart."""
+        given = None
+        if statistics is not None:
+            names = ("rows", "samples", "tokens", "fisher", "targets")
+            given = {name: getattr(statistics, name) for name in names}
+        chosen = asdict(self.settings)
+        for name in ("budgets", "device", "cache", "progress"):
+            del chosen[name]
+        return fingerprint(
+            {
+                "fastprune": __version__,
+                "model": fingerprint_model(self.model),
+                "samples": fingerprint_samples(self.samples),
+                "held_out": self.held_out and fingerprint_samples(self.held_out),
+                "statistics": given,
+                **chosen,
+            }
+        )
+
+
+def prepare(
+    model: nn.Module | str | os.PathLike[str],
+    data: Any,
+    settings: Settings,
+    *,
+    eval_data: Any = None,
+    tokenizer: Any = None,
+) -> Prepared:
+    """Load and check what a run needs; arguments and errors are those of :func:`prune`."""
     settings = settings.resolved()
     watch = Stopwatch()
     with watch.stage("load"):
@@ -192,15 +265,4 @@ def prune_to_budgets(
         )
         held_out = None if eval_data is None else reader.held_out(eval_data)
         calibration = reader.calibration(data, settings)
-    scorer = Scorer(
-        held_out,
-        settings.metric,
-        batch_size=settings.batch_size,
-        dtype=settings.dtype,
-        progress=settings.progress,
-    )
-    run = Run(dense, calibration, settings, scorer, watch)
-    for pruned in run.results(statistics):
-        yield PruneResult(
-            pruned.model, pruned.masks, pruned.report, tokenizer, uniform=settings.uniform
-        )
+    return Prepared(dense, tokenizer, calibration, held_out, settings, watch)

@@ -116,6 +116,7 @@ class Report:
         sample_ids: rows of the calibration source that were used, in order.
         tuning: per site, the relative error of its output before it was tuned.
         warnings: one line each; empty when all went as asked.
+        fingerprint: of the model, data and settings of a sweep, by which it is resumed.
     """
 
     budget: str
@@ -139,6 +140,7 @@ class Report:
     versions: dict[str, str] = field(default_factory=lambda: versions())
     device: str = "cpu"
     dtype: str = "float32"
+    fingerprint: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, ready for JSON."""

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from fastprune.budget import Budget, BudgetKind, Prices, price_sites
 from fastprune.calibration import Statistics, collect_statistics
+from fastprune.calibration.cache import StatisticsCache
 from fastprune.calibration.recorder import Recorder, record
 from fastprune.calibration.trace import Trace, depth_within
 from fastprune.compaction import compact, uniform_kinds
@@ -25,6 +26,7 @@ from fastprune.device import (
 )
 from fastprune.errors import FastpruneError
 from fastprune.evaluation.scorer import Scorer
+from fastprune.fingerprint import fingerprint, fingerprint_model, fingerprint_samples
 from fastprune.inputs import computable, restore_dtypes
 from fastprune.kprune import Reference, kprune
 from fastprune.outcome import Outcome, describe, latencies
@@ -36,6 +38,7 @@ from fastprune.settings import Settings
 from fastprune.structure import Site, find_sites
 from fastprune.structure.declaration import anatomy
 from fastprune.tuning import TUNERS, SiteTuning, keep_means, tune_together
+from fastprune.version import __version__
 
 
 @dataclass(frozen=True)
@@ -126,9 +129,7 @@ class Run:
                 yield from self._finish([budget], [self._walk(budget, reference)], dense_score)
             return
         if statistics is None and any(settings.needs.values()):
-            recorder = Recorder(**self._recording()) if settings.imitates_dense else None
-            statistics = self._calibrate(self._dense, self._watch, recorder)
-            self._trace = None if recorder is None else recorder.trace()
+            statistics = self._statistics()
         aids = self._aids(statistics)
         plans = self._plans(statistics)
         del statistics  # hundreds of MB in larger models, and all of it has been used
@@ -141,6 +142,42 @@ class Run:
             outcomes = [Outcome(s.model, s.masks, s.tuning, s.watch) for s in students]
             budgets = [student.plan.budget for student in students]
             yield from self._finish(budgets, outcomes, dense_score)
+
+    def _statistics(self) -> Statistics:
+        """Of the dense model: from the cache, or from a pass that is recorded for tuning, too."""
+        settings = self._settings
+        cache = None if settings.cache is None else StatisticsCache(settings.cache)
+        if cache is not None:
+            with self._watch.stage("calibrate"):
+                key = self._cache_key()
+                found = cache.load(key)
+            if found is not None:
+                found.check_fit(self._sites, **settings.needs)
+                return found.to(device_of(self._dense))
+        recorder = Recorder(**self._recording()) if settings.imitates_dense else None
+        statistics = self._calibrate(self._dense, self._watch, recorder)
+        self._trace = None if recorder is None else recorder.trace()
+        if cache is not None:
+            cache.store(key, statistics)
+        return statistics
+
+    def _cache_key(self) -> str:
+        """Tells statistics apart that may differ."""
+        settings = self._settings
+        mini_batches = settings.batch_size if settings.fisher_kind == "batch" else None
+        return fingerprint(
+            {
+                "fastprune": __version__,
+                "model": fingerprint_model(self._dense),
+                "samples": fingerprint_samples(self._samples),
+                "fisher": (settings.fisher_kind, mini_batches),
+                "targets": settings.targets,
+                "seed": settings.seed,
+                "dtype": settings.dtype,
+                "device": device_of(self._dense).type,
+                "needs": settings.needs,
+            }
+        )
 
     def _calibrate(
         self, model: nn.Module, watch: Stopwatch, recorder: Recorder | None = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import get_args
 
 import torch
@@ -24,7 +25,10 @@ PRESETS = ("kwon2022",)
 
 @dataclass(frozen=True)
 class Settings:
-    """All choices of a run; see :func:`fastprune.prune` for what they mean."""
+    """All choices of a run; see :func:`fastprune.prune` for what they mean.
+
+    ``cache`` is the directory where statistics are kept for later runs; None = nowhere.
+    """
 
     budgets: tuple[Budget, ...]
     method: str | None = None
@@ -49,6 +53,7 @@ class Settings:
     device: str | torch.device = "auto"
     dtype: torch.dtype = torch.float32
     progress: bool = False
+    cache: Path | None = None
 
     def __post_init__(self) -> None:
         _known("method", self.method_name, METHODS)

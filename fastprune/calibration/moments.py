@@ -53,6 +53,11 @@ class InputMoments:
             torch.zeros(len(columns), dtype=torch.int64, device=device),
         )
 
+    def to(self, device: torch.device) -> InputMoments:
+        """The same sums on another device."""
+        names = ("grams", "sums", "weights", "tokens")
+        return InputMoments(self.columns, *(getattr(self, name).to(device) for name in names))
+
     def about_zero(self, index: int) -> Tensor:
         """``H`` of site ``index`` with weights of mean one: float64 [columns, columns]."""
         return self._gram(index).double().mul_(self._scale(index))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, TypedDict
 
 import torch
@@ -171,6 +171,12 @@ class Statistics:
             if self.input_moments is None or other.input_moments is None
             else self.input_moments + other.input_moments,
         )
+
+    def to(self, device: torch.device) -> Statistics:
+        """The same sums on another device."""
+        moved = {name: getattr(self, name) for name in ("blocks", "output_fisher", "input_moments")}
+        present = {name: sums.to(device) for name, sums in moved.items() if sums is not None}
+        return replace(self, **present)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the statistics to one safetensors file; the file appears whole or not at all.

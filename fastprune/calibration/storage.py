@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,6 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from fastprune.atomic import atomic_file
 from fastprune.errors import CheckpointError
 
 
@@ -24,16 +24,9 @@ def write_sums(
     Raises:
         CheckpointError: the file cannot be written.
     """
-    path = Path(path)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        found = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
-        save_file(found, partial, {"fields": json.dumps(fields)})
-        os.replace(partial, path)
-    except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"cannot write statistics to {path}: {error}") from error
-    finally:
-        partial.unlink(missing_ok=True)
+    found = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
+    with atomic_file(path) as staging:
+        save_file(found, staging, {"fields": json.dumps(fields)})
 
 
 def read_sums(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, Any]]:

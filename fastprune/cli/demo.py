@@ -7,10 +7,10 @@ from pathlib import Path
 
 import click
 
+from fastprune.atomic import check_target
 from fastprune.budget import parse_budget
 from fastprune.cli.options import calm_libraries, output_options
 from fastprune.cli.tables import print_report
-from fastprune.compaction.atomic import check_target
 from fastprune.demo import encoder_directory, text_corpus
 from fastprune.pipeline import prune
 

@@ -13,6 +13,7 @@ from fastprune.cli.doctor import doctor
 from fastprune.cli.evaluate import evaluate
 from fastprune.cli.inspect import inspect
 from fastprune.cli.prune import prune
+from fastprune.cli.sweep import sweep
 from fastprune.errors import FastpruneError
 from fastprune.version import __version__
 
@@ -39,5 +40,5 @@ def main() -> None:
     """Prune Transformers without retraining: smaller, faster models in seconds."""
 
 
-for _command in (prune, evaluate, inspect, doctor, demo):
+for _command in (prune, sweep, evaluate, inspect, doctor, demo):
     main.add_command(_command)

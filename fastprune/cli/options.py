@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 import click
 import transformers
+
+from fastprune.calibration.objective import Targets
+from fastprune.selection import METHODS
+from fastprune.settings import PRESETS, TEACHERS
+from fastprune.tuning import TUNERS
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -27,6 +32,48 @@ _DATA = [
         help="Samples per forward pass; default: as many as keep the device busy.",
     ),
     click.option("--max-length", type=int, help="Longest sample in tokens; default by task."),
+]
+_PRUNING = [
+    click.option(
+        "--method",
+        type=click.Choice(list(METHODS)),
+        help="How units are chosen.  [default: obs]",
+    ),
+    click.option(
+        "--tune",
+        type=click.Choice(list(TUNERS)),
+        help="How the units that stay are corrected.  [default: weights]",
+    ),
+    click.option(
+        "--stages",
+        default=1,
+        show_default=True,
+        help="Prune in this many steps, calibrating and tuning at each.",
+    ),
+    click.option(
+        "--teacher",
+        type=click.Choice(TEACHERS),
+        default="dense",
+        show_default=True,
+        help="What tuning imitates: the dense model, or one pruned half-way.",
+    ),
+    click.option(
+        "--preset", type=click.Choice(PRESETS), help="Follow a published algorithm exactly."
+    ),
+    click.option("--samples", type=int, help="Calibration samples.  [default: 2048, or all]"),
+    click.option("--seed", default=0, show_default=True, help="Of every random choice."),
+    click.option(
+        "--targets",
+        type=click.Choice(get_args(Targets)),
+        default="model",
+        show_default=True,
+        help="Losses against the model's own output distribution, or against labels.",
+    ),
+    click.option("--seq-len", type=float, metavar="N", help="Tokens at which MACs are counted."),
+    click.option(
+        "--align", default=1, show_default=True, help="Filter counts are multiples of this."
+    ),
+    click.option("--uniform", is_flag=True, help="Same widths in every layer: a stock checkpoint."),
 ]
 _RUNNING = [
     click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N."),
@@ -52,6 +99,7 @@ def _apply(options: list[Callable[[Command], Command]]) -> Callable[[Command], C
     return decorate
 
 
+pruning_options = _apply(_PRUNING)
 data_options = _apply(_DATA)
 running_options = _apply(_RUNNING)
 output_options = _apply(_OUTPUT)

@@ -5,20 +5,24 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import click
 
+from fastprune.atomic import check_target
 from fastprune.budget import Budget, parse_budget
-from fastprune.calibration.objective import Targets
-from fastprune.cli.options import calm_libraries, data_options, output_options, running_options
+from fastprune.cli.options import (
+    calm_libraries,
+    data_options,
+    output_options,
+    pruning_options,
+    running_options,
+)
 from fastprune.cli.tables import print_report
-from fastprune.compaction.atomic import check_target
 from fastprune.device import resolve_dtype
+from fastprune.pareto.files import budget_directory
 from fastprune.pipeline import prune_to_budgets
-from fastprune.selection import METHODS
-from fastprune.settings import PRESETS, TEACHERS, Settings
-from fastprune.tuning import TUNERS
+from fastprune.settings import Settings
 
 
 @click.command()
@@ -37,42 +41,7 @@ from fastprune.tuning import TUNERS
 )
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Output directory.")
 @click.option("--overwrite", is_flag=True, help="Replace an existing output directory.")
-@click.option(
-    "--method",
-    type=click.Choice(list(METHODS)),
-    help="How units are chosen.  [default: obs]",
-)
-@click.option(
-    "--tune",
-    type=click.Choice(list(TUNERS)),
-    help="How the units that stay are corrected.  [default: weights]",
-)
-@click.option(
-    "--stages",
-    default=1,
-    show_default=True,
-    help="Prune in this many steps, calibrating and tuning at each.",
-)
-@click.option(
-    "--teacher",
-    type=click.Choice(TEACHERS),
-    default="dense",
-    show_default=True,
-    help="What tuning imitates: the dense model, or one pruned half-way.",
-)
-@click.option("--preset", type=click.Choice(PRESETS), help="Follow a published algorithm exactly.")
-@click.option("--samples", type=int, help="Calibration samples.  [default: 2048, or all]")
-@click.option("--seed", default=0, show_default=True, help="Of every random choice.")
-@click.option(
-    "--targets",
-    type=click.Choice(get_args(Targets)),
-    default="model",
-    show_default=True,
-    help="Losses against the model's own output distribution, or against labels.",
-)
-@click.option("--seq-len", type=float, metavar="N", help="Tokens at which MACs are counted.")
-@click.option("--align", default=1, show_default=True, help="Filter counts are multiples of this.")
-@click.option("--uniform", is_flag=True, help="Same widths in every layer: a stock checkpoint.")
+@pruning_options
 @data_options
 @running_options
 @output_options
@@ -113,4 +82,4 @@ def prune(
 
 
 def _targets(out: Path, budgets: Sequence[Budget]) -> list[Path]:
-    return [out] if len(budgets) == 1 else [out / str(b).replace("=", "-") for b in budgets]
+    return [out] if len(budgets) == 1 else [budget_directory(out, b) for b in budgets]

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import click
 from rich.console import Console
 from rich.table import Table
 
+from fastprune.pareto import Point, Sweep
 from fastprune.report import Report, Size
 
 
@@ -53,6 +55,58 @@ def print_report(report: Report, saved_to: Path | None = None, *, stock: bool = 
         console.print(f"saved to {saved_to}{hint}")
 
 
+def print_point(point: Point) -> None:
+    """One line for a point of a sweep, as soon as it is there."""
+    score = "" if point.score is None else f", {point.report['metric']} {point.score:.4f}"
+    click.echo(f"{point.budget}: {_share_of(point.macs)} of the MACs{score}")
+
+
+def print_sweep(sweep: Sweep, picked: Point | None = None) -> None:
+    """Print the curve of a sweep as a table, and where it was saved.
+
+    Args:
+        sweep: what came out.
+        picked: the point that was asked for.
+    """
+    console = Console(highlight=False)
+    first = sweep.points[0].report
+    title = f"{len(sweep.points)} budgets, {first['preset'] or first['method']}"
+    table = Table(title=f"{title}, tune={first['tune']}, {sweep.seconds:.1f} s in all")
+    scored, timed = sweep.metric is not None, first["latency_ms"] is not None
+    table.add_column("budget", no_wrap=True)
+    columns = [sweep.metric or ""] * scored + ["MACs", "parameters"]
+    for column in columns + ["latency", "faster"] * timed + ["unbeaten"] * scored:
+        table.add_column(column, justify="right", no_wrap=True)
+    best = sweep.pareto() if scored else []
+    _add_dense(table, sweep, timed)
+    for point in sweep.points:
+        cells = [f"{point.score:.4f}"] if point.score is not None else []
+        total = point.report["params_total"]["pruned"]
+        cells += [_share_of(point.macs), f"{_count(total)}, {_share_of(point.params)}"]
+        if timed:
+            cells += [f"{point.latency:.1f} ms", f"{point.speedup:.2f}x"]
+        cells += ["yes" if point in best else "no"] * scored
+        table.add_row(point.budget, *cells, style="bold" if point is picked else None)
+    console.print(table)
+    for point in sweep.points:
+        for warning in point.report["warnings"]:
+            console.print(f"[yellow]warning:[/] {point.budget}: {warning}")
+    if sweep.directory is not None:
+        files = "curve.csv, curve.json" + (", curve.png" if scored else "")
+        console.print(f"saved to {sweep.directory}: one directory per budget, {files}")
+    if picked is not None:
+        console.print(f"picked: {picked.directory or picked.budget}")
+
+
+def _add_dense(table: Table, sweep: Sweep, timed: bool) -> None:
+    first = sweep.points[0].report
+    cells = [] if sweep.dense_score is None else [f"{sweep.dense_score:.4f}"]
+    cells += [_share_of(1), f"{_count(first['params_total']['dense'])}, {_share_of(1)}"]
+    if timed:
+        cells += [f"{first['latency_ms']['dense']:.1f} ms", ""]
+    table.add_row("dense", *cells, style="dim")
+
+
 def _count(value: float) -> str:
     for suffix, scale in (("G", 1e9), ("M", 1e6), ("K", 1e3)):
         if value >= scale:
@@ -61,4 +115,8 @@ def _count(value: float) -> str:
 
 
 def _share(size: Size) -> str:
-    return f"{100 * size.kept:.1f} %"
+    return _share_of(size.kept)
+
+
+def _share_of(share: float) -> str:
+    return f"{100 * share:.1f} %"

@@ -13,7 +13,7 @@ import transformers
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModel, PretrainedConfig, PreTrainedModel
 
-from fastprune.compaction.atomic import atomic_directory
+from fastprune.atomic import atomic_directory
 from fastprune.compaction.pruned_config import describe_
 from fastprune.compaction.registration import align_
 from fastprune.compaction.surgery import resize_

@@ -144,9 +144,10 @@ def _solve(matrix: Tensor, rhs: Tensor, ridge: Tensor) -> Tensor:
         raise SolveFailure("the calibration activations are not finite here")
     damped = matrix.clone()
     damped.diagonal().add_(ridge)
-    if n <= ops.LARGEST_SYSTEM:
+    if rhs.shape[1] == 1 and n <= ops.LARGEST_SYSTEM:
         solution, info = ops.block_lstsq(damped.flatten(), rhs, [n], 0.0)
     else:
+        # One system with many right-hand sides is what vendors' libraries are best at.
         factor, info = torch.linalg.cholesky_ex(damped)
         solution = torch.cholesky_solve(rhs, factor)
     code = int(info)

@@ -84,6 +84,6 @@ def test_damaged_files_are_named(model, tmp_path, damage):
 
 def test_an_unwritable_place_is_named_and_nothing_is_left(model, tmp_path):
     statistics = collect_statistics(model, text_samples("classification"))
-    with pytest.raises(CheckpointError, match="cannot write statistics"):
+    with pytest.raises(CheckpointError, match="cannot write"):
         statistics.save(tmp_path / "missing" / "fisher.safetensors")
     assert not list(tmp_path.iterdir())

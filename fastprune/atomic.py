@@ -1,4 +1,4 @@
-"""Directories that appear whole or not at all."""
+"""Directories and files that appear whole or not at all."""
 
 from __future__ import annotations
 
@@ -48,6 +48,27 @@ def atomic_directory(
                 f"cannot write {target}: {error}; make room or choose a writable directory"
             ) from error
         raise
+
+
+@contextmanager
+def atomic_file(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Yield a path beside ``path``; what is written there takes its place if the block succeeds.
+
+    Raises:
+        CheckpointError: writing fails; a previous file is then as it was.
+    """
+    target = Path(path)
+    staging = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.partial")
+    try:
+        yield staging
+        _sync(staging)
+        os.replace(staging, target)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(
+            f"cannot write {target}: {error}; make room or choose a writable directory"
+        ) from error
+    finally:
+        staging.unlink(missing_ok=True)
 
 
 def check_target(

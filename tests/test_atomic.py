@@ -11,7 +11,7 @@ import pytest
 import safetensors.torch
 from tiny_models import random_masks, tiny
 
-import fastprune.compaction.atomic as atomic
+import fastprune.atomic as atomic
 from fastprune.compaction import compact, save_pretrained
 from fastprune.errors import CheckpointError
 from fastprune.structure import find_sites

@@ -1,0 +1,86 @@
+"""Conditions on a point of a curve, as users write them: ``accuracy>=0.88, speedup>1.5``."""
+
+from __future__ import annotations
+
+import operator
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+
+from fastprune.errors import FastpruneError
+from fastprune.pareto.point import Point
+
+_OPERATORS: dict[str, Callable[[float, float], bool]] = {
+    ">=": operator.ge,
+    "<=": operator.le,
+    ">": operator.gt,
+    "<": operator.lt,
+}
+_CONDITION = re.compile(r"^\s*([A-Za-z_]\w*)\s*(>=|<=|>|<)\s*(\S+)\s*$")
+QUANTITIES = ("score", "drop", "macs", "params", "latency", "speedup")
+"""What can be asked of a point, besides its metric by name."""
+
+
+@dataclass(frozen=True)
+class Condition:
+    """A bound on one quantity of a point.
+
+    Attributes:
+        name: one of :data:`QUANTITIES`.
+        sign: how the quantity compares with ``bound``.
+        bound: a number.
+    """
+
+    name: str
+    sign: str
+    bound: float
+
+    def holds(self, point: Point) -> bool:
+        """Whether a point is within the bound.
+
+        Raises:
+            FastpruneError: the quantity was not measured.
+        """
+        value = getattr(point, self.name)
+        if value is None:
+            cure = "latency=True" if self.name in ("latency", "speedup") else "eval_data (--eval)"
+            raise FastpruneError(f"{self.name} was not measured in this sweep; give {cure}")
+        return _OPERATORS[self.sign](value, self.bound)
+
+
+def parse_conditions(text: str, metric: str | None) -> Sequence[Condition]:
+    """Read one condition, or several that must all hold, separated by commas.
+
+    Args:
+        text: such as ``"accuracy>=0.88"`` or ``"drop<=0.01, latency<20"``.
+        metric: that of the sweep, which may be called by its name; None = any name will do.
+
+    Raises:
+        FastpruneError: a form or a name that is not understood.
+    """
+    return [_parse(part, metric) for part in text.split(",")]
+
+
+def _parse(text: str, metric: str | None) -> Condition:
+    match = _CONDITION.match(text)
+    if match is None:
+        raise FastpruneError(
+            f"cannot read {text.strip()!r} as a condition; write a name, a comparison and a number,"
+            ' such as "accuracy>=0.88"'
+        )
+    name, sign, number = match.groups()
+    try:
+        bound = float(number)
+    except ValueError:
+        bound = float("nan")
+    if bound != bound:
+        raise FastpruneError(f"{number!r} in {text.strip()!r} is not a number")
+    if name in QUANTITIES:
+        return Condition(name, sign, bound)
+    if metric is None or name == metric:
+        return Condition("score", sign, bound)
+    known = [metric, *QUANTITIES]
+    close = get_close_matches(name, known, n=1)
+    hint = f"; did you mean {close[0]}?" if close else ""
+    raise FastpruneError(f"{name!r} is nothing that was measured: {', '.join(known)} are{hint}")

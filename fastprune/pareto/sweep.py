@@ -1,0 +1,170 @@
+"""The sweep: one calibration, every budget."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import fields, replace
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from fastprune.atomic import check_target
+from fastprune.budget import Budget, parse_budget
+from fastprune.calibration import Statistics
+from fastprune.calibration.cache import cache_directory
+from fastprune.device import resolve_dtype
+from fastprune.errors import CheckpointError, FastpruneError
+from fastprune.pareto.curve import Sweep
+from fastprune.pareto.files import budget_directory, finished, write_curve
+from fastprune.pareto.point import Point
+from fastprune.pipeline import BudgetLike, PruneResult, prepare
+from fastprune.settings import Settings
+
+DEFAULT_BUDGETS = ("macs=0.8", "macs=0.7", "macs=0.6", "macs=0.5", "macs=0.4", "macs=0.3")
+Notify = Callable[[Point], None]
+"""Called with every point as soon as it is there (and saved, where it is)."""
+
+
+def sweep(
+    model: nn.Module | str | os.PathLike[str],
+    data: Any,
+    budgets: Iterable[BudgetLike] = DEFAULT_BUDGETS,
+    *,
+    out: str | os.PathLike[str] | None = None,
+    overwrite: bool = False,
+    resume: bool = False,
+    eval_data: Any = None,
+    tokenizer: Any = None,
+    statistics: Statistics | None = None,
+    cache: bool | str | os.PathLike[str] = True,
+    dtype: str | torch.dtype = "auto",
+    **options: Any,
+) -> Sweep:
+    """Prune a model to many budgets from one calibration.
+
+    The data are calibrated on once, all budgets are chosen together, and their models are tuned
+    side by side as far as memory allows, against one pass of the dense model.
+
+    Args:
+        model: as for :func:`fastprune.prune`.
+        data: likewise.
+        budgets: one model each.
+        out: a directory to save to: one subdirectory per budget, such as ``macs-0.5``, as they
+            are finished, and ``curve.csv``, ``curve.json`` and ``curve.png`` in the end. Without
+            it, the models stay in memory.
+        overwrite: replace earlier models there.
+        resume: keep those that a sweep of the same model, data and settings has finished, and go
+            on with the others; the curve then holds all of them.
+        eval_data: as for :func:`fastprune.prune`; without it there are costs but no scores.
+        tokenizer: likewise.
+        statistics: likewise.
+        cache: keep what calibration collects on disk and use it again for the same model, data,
+            seed and settings: ``True`` for the user's cache directory (or ``$FASTPRUNE_CACHE``),
+            or another one. The oldest go when it exceeds 10 GiB.
+        dtype: as for :func:`fastprune.prune`.
+        options: every other keyword of :func:`fastprune.prune`.
+
+    Raises:
+        FastpruneError: anything the user can mend, in one line.
+    """
+    if isinstance(budgets, (str, Budget)):
+        raise FastpruneError("a sweep takes a list of budgets, such as ['macs=0.8', 'macs=0.5']")
+    known = {field.name for field in fields(Settings)} - {"budgets", "cache"}
+    for name in options.keys() - known:
+        close = get_close_matches(name, known, n=1)
+        hint = f"; did you mean {close[0]}?" if close else ""
+        raise FastpruneError(f"sweep takes no option {name!r}{hint}")
+    settings = Settings(
+        budgets=tuple(map(parse_budget, budgets)),
+        dtype=resolve_dtype(dtype),
+        cache=resolve_cache(cache),
+        **options,
+    )
+    return run_sweep(
+        model,
+        data,
+        settings,
+        out=None if out is None else Path(out),
+        overwrite=overwrite,
+        resume=resume,
+        eval_data=eval_data,
+        tokenizer=tokenizer,
+        statistics=statistics,
+    )
+
+
+def resolve_cache(cache: bool | str | os.PathLike[str]) -> Path | None:
+    """The cache directory that is meant; None = no cache."""
+    if isinstance(cache, bool):
+        return cache_directory() if cache else None
+    return Path(cache)
+
+
+def run_sweep(
+    model: nn.Module | str | os.PathLike[str],
+    data: Any,
+    settings: Settings,
+    *,
+    out: Path | None = None,
+    overwrite: bool = False,
+    resume: bool = False,
+    eval_data: Any = None,
+    tokenizer: Any = None,
+    statistics: Statistics | None = None,
+    notify: Notify = lambda _: None,
+) -> Sweep:
+    """:func:`sweep` for settings at hand. ``notify`` is told of points kept by ``resume``, too."""
+    start = time.perf_counter()
+    if resume and out is None:
+        raise FastpruneError("nothing can be resumed without a directory; give out (--out)")
+    if out is not None:
+        sources = [s for s in (model, data, eval_data) if isinstance(s, (str, os.PathLike))]
+        for budget in settings.budgets:
+            # What resuming may find there is looked at below.
+            check_target(budget_directory(out, budget), overwrite or resume, keep=sources)
+    prepared = prepare(model, data, settings, eval_data=eval_data, tokenizer=tokenizer)
+    fingerprint = prepared.fingerprint(statistics) if resume or out is not None else ""
+    points = {}
+    if resume and out is not None:
+        points = {point.budget: point for point in finished(out, fingerprint)}
+        for point in points.values():
+            notify(point)
+    left = [budget for budget in settings.budgets if str(budget) not in points]
+    if out is not None and not overwrite:
+        _refuse_foreign(out, left)
+    if left:
+        prepared = replace(prepared, settings=replace(prepared.settings, budgets=tuple(left)))
+        for budget, result in zip(left, prepared.results(statistics), strict=True):
+            point = _point(result, fingerprint, out, budget)
+            points[point.budget] = point
+            notify(point)
+    ordered = sorted(points.values(), key=lambda point: (point.macs, point.params), reverse=True)
+    found = Sweep(tuple(ordered), out, time.perf_counter() - start)
+    if out is not None:
+        write_curve(found, out)
+    return found
+
+
+def _refuse_foreign(out: Path, budgets: Sequence[Budget]) -> None:
+    for budget in budgets:
+        directory = budget_directory(out, budget)
+        if directory.exists():
+            raise CheckpointError(
+                f"{directory} holds the result of another model, data or settings; choose another "
+                "directory, or replace it (--overwrite, or in Python overwrite=True)"
+            )
+
+
+def _point(result: PruneResult, fingerprint: str, out: Path | None, budget: Budget) -> Point:
+    result.report.fingerprint = fingerprint
+    if out is None:
+        return Point(result.report.to_dict(), model=result.model)
+    directory = budget_directory(out, budget)
+    # A directory that may not be replaced has been refused before.
+    result.save_pretrained(directory, overwrite=True)
+    return Point(result.report.to_dict(), directory)
