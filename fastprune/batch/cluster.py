@@ -29,9 +29,7 @@ _PATIENCE = 5.0
 class RayExecutor:
     """Runs every attempt as a Ray task that holds the job's cpus and gpus."""
 
-    def __init__(
-        self, store: Store, address: str = HERE, worker: Sequence[str] = WORKER
-    ) -> None:
+    def __init__(self, store: Store, address: str = HERE, worker: Sequence[str] = WORKER) -> None:
         """Connect.
 
         Args:

@@ -5,6 +5,11 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from fastprune.budget import parse_budget
+from fastprune.device import resolve_dtype
+from fastprune.pareto.sweep import resolve_cache
+from fastprune.settings import Settings
+
 
 @dataclass(frozen=True)
 class Resources:
@@ -31,6 +36,7 @@ class Job:
         budgets: as text, each once.
         options: further keywords of :func:`fastprune.sweep`, as they stand in the job file.
         resources: what it holds while it runs.
+        overwrite: whether results of another model, data or options may be replaced.
         place: file and line it comes from, for messages.
     """
 
@@ -41,6 +47,7 @@ class Job:
     budgets: tuple[str, ...]
     options: dict[str, Any] = field(default_factory=dict)
     resources: Resources = field(default_factory=Resources)
+    overwrite: bool = False
     place: str = ""
 
     def to_dict(self) -> dict[str, Any]:
@@ -58,7 +65,19 @@ class Job:
     @property
     def work(self) -> dict[str, Any]:
         """What decides about its results, budget by budget."""
-        return {"model": self.model, "train": self.train, "eval": self.eval, **self.options}
+        options = {key: value for key, value in self.options.items() if key != "cache"}
+        return {"model": self.model, "train": self.train, "eval": self.eval, **options}
+
+    def settings(self) -> Settings:
+        """What is asked of its run.
+
+        Raises:
+            FastpruneError: something that no run would accept.
+        """
+        options = dict(self.options)
+        options["dtype"] = resolve_dtype(options.get("dtype", "auto"))
+        options["cache"] = resolve_cache(options.get("cache", True))
+        return Settings(budgets=tuple(map(parse_budget, self.budgets)), **options)
 
     def directories(self) -> dict[str, str]:
         """The name of every budget's directory within the job's own."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -106,12 +107,12 @@ class LocalExecutor:
         self._running.clear()
         for process in processes:
             process.terminate()
+        deadline = time.monotonic() + _GRACE
+        while any(p.poll() is None for p in processes) and time.monotonic() < deadline:
+            time.sleep(0.05)
         for process in processes:
-            try:
-                process.wait(_GRACE)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+            process.kill()
+            process.wait()
 
     def _needs(self, job: Job) -> tuple[int, float]:
         """Cores and GPUs of a job."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from fastprune.batch.attempt import Ending
@@ -46,7 +47,7 @@ def run_batch(
         retries: further attempts at a job that crashed, was killed or ran out of memory.
         ray: address of a Ray cluster to run on, ``"local"`` to start one on this machine; None for
             processes of this machine.
-        overwrite: discard results of jobs whose model, data or options are others now.
+        overwrite: replace results of jobs whose model, data or options are others now.
         progress: write to stderr what happens.
 
     Returns:
@@ -94,29 +95,27 @@ def run_jobs(
         raise BatchError(f"retries must be a whole number from 0 on, got {retries}")
     store.prepare()
     with store.held():
-        changed = {job.name: store.differences(job) for job in jobs}
-        if not overwrite:
-            _refuse_changes(jobs, changed, store)
+        if overwrite:
+            jobs = [replace(job, overwrite=True) for job in jobs]
+        else:
+            _refuse_changes(jobs, store)
         runner = executor()
         try:
-            open_jobs = [job for job in jobs if changed[job.name] or not store.is_finished(job)]
+            open_jobs = [job for job in jobs if not store.is_finished(job)]
             for job in open_jobs:
                 runner.check(job)
-            for job in open_jobs:
-                if changed[job.name]:
-                    store.discard(job.name)
             return _Batch(jobs, open_jobs, store, runner, retries, progress).run()
         finally:
             runner.stop()
 
 
-def _refuse_changes(jobs: list[Job], changed: dict[str, list[str]], store: Store) -> None:
+def _refuse_changes(jobs: list[Job], store: Store) -> None:
     for job in jobs:
-        if changed[job.name]:
+        if differences := store.differences(job):
             raise BatchError(
                 f"{job.place}: {store.directory(job.name)} holds results of another job "
-                f"({', '.join(changed[job.name])}); choose another name or --out, or allow "
-                "discarding them (--overwrite)"
+                f"({', '.join(differences)}); choose another name or --out, or allow replacing "
+                "them (--overwrite)"
             )
 
 
@@ -155,7 +154,7 @@ class _Batch:
                 if ended:
                     summary = self._note()
                 display.progress(
-                    {name: self._store.finished_budgets(j) for name, j in self._running.items()}
+                    {name: len(self._store.finished(j)) for name, j in self._running.items()}
                 )
                 time.sleep(_PAUSE)
         return summary
@@ -174,7 +173,7 @@ class _Batch:
         again = self._schedule.ended(job, ending)
         self._endings[job.name] = ending
         self._states[job.name] = "waiting" if again else ending.kind
-        self._display.ended(job, ending, self._store.finished_budgets(job), again)
+        self._display.ended(job, ending, len(self._store.finished(job)), again)
 
     def _note(self) -> Summary:
         """Written after every job, so that a killed driver leaves a summary that is up to date."""

@@ -3,7 +3,8 @@
     OUT/NAME/…              the job's results, one directory per budget
     OUT/logs/NAME.txt       what its workers printed
     OUT/summary.csv, .json  a row per job and budget
-    OUT/.batch/NAME/        job.json: what was asked; outcome.json: how the last attempt ended
+    OUT/.batch/NAME/        job.json: what was asked; outcome.json: how the last attempt ended;
+                            finished.json: the budgets that are done
 
 All of it is written whole or not at all, so that whoever is killed leaves nothing half-done.
 """
@@ -16,14 +17,16 @@ import os
 import shutil
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from fastprune.atomic import atomic_file
 from fastprune.batch.job import Job
 from fastprune.compaction.checkpoint import REPORT_NAME
 from fastprune.errors import BatchError
+from fastprune.pareto.files import read_report
 
 _STATE = ".batch"
 
@@ -71,6 +74,9 @@ class Store:
 
     def write_job(self, job: Job) -> None:
         """Note a job before it starts."""
+        if not self._is_noted(job):
+            # What is there may be of another job; resuming finds out.
+            self.write_finished(job.name, [])
         note = {"job": job.to_dict(), "inputs": _inputs(job)}
         write_text(self.out / _STATE / job.name / "job.json", json.dumps(note, indent=2) + "\n")
 
@@ -82,30 +88,44 @@ class Store:
         """Note how an attempt ended."""
         write_text(self.outcome_path(name), json.dumps(outcome, indent=2) + "\n")
 
-    def reports(self, job: Job) -> dict[str, dict[str, Any]]:
-        """The reports of the budgets that are finished."""
-        found = {}
-        for budget, directory in job.directories().items():
-            path = self.directory(job.name) / directory / REPORT_NAME
-            if path.is_file():
-                found[budget] = json.loads(path.read_text(encoding="utf-8"))
-        return found
+    def finished(self, job: Job) -> list[str]:
+        """The budgets that are finished, from this very job."""
+        noted = self._read(job.name, "finished.json") or []
+        return [
+            budget
+            for budget, directory in job.directories().items()
+            if budget in noted and (self.directory(job.name) / directory / REPORT_NAME).is_file()
+        ]
 
-    def finished_budgets(self, job: Job) -> int:
-        """How many of its budgets are finished."""
-        where = self.directory(job.name)
-        return sum((where / name / REPORT_NAME).is_file() for name in job.directories().values())
+    def write_finished(self, name: str, budgets: Iterable[str]) -> None:
+        """Note which budgets of a job are finished."""
+        write_text(self.out / _STATE / name / "finished.json", json.dumps(list(budgets)) + "\n")
+
+    def reports(self, job: Job) -> dict[str, dict[str, Any]]:
+        """The reports of the finished budgets."""
+        found = {
+            budget: read_report(self.directory(job.name) / job.directories()[budget])
+            for budget in self.finished(job)
+        }
+        return {budget: report for budget, report in found.items() if report is not None}
 
     def is_finished(self, job: Job) -> bool:
         """Whether a job need not even start: all is there, from this very model and data."""
-        note, outcome = self._read(job.name, "job.json"), self.read_outcome(job.name)
+        outcome = self.read_outcome(job.name)
+        return (
+            outcome is not None
+            and outcome["kind"] == "done"
+            and self._is_noted(job)
+            and len(self.finished(job)) == len(job.budgets)
+        )
+
+    def _is_noted(self, job: Job) -> bool:
+        """Whether what is noted about a job is about this one, with the files it reads now."""
+        note = self._read(job.name, "job.json")
         return (
             note is not None
-            and outcome is not None
-            and outcome["kind"] == "done"
             and Job.from_dict(note["job"]).work == job.work
             and note["inputs"] == _inputs(job)
-            and self.finished_budgets(job) == len(job.budgets)
         )
 
     def differences(self, job: Job) -> list[str]:
@@ -119,11 +139,6 @@ class Store:
             for key in sorted(old.keys() | new.keys())
             if old.get(key) != new.get(key)
         ]
-
-    def discard(self, name: str) -> None:
-        """Remove a job's results."""
-        shutil.rmtree(self.directory(name), ignore_errors=True)
-        self.outcome_path(name).unlink(missing_ok=True)
 
     def sweep_up(self, name: str) -> None:
         """Remove what a killed worker had begun to write."""
@@ -168,22 +183,26 @@ class Store:
         except FileNotFoundError:
             return None
         except (OSError, ValueError) as error:
-            raise BatchError(f"cannot read {path} ({error}); delete it to run {name} anew") from error
+            raise BatchError(
+                f"cannot read {path} ({error}); delete it to run {name} anew"
+            ) from error
 
 
 def write_text(path: Path, text: str) -> None:
     """Write a file that appears whole or not at all."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_text(text, encoding="utf-8")
-        os.replace(partial, path)
-    except OSError as error:
-        raise BatchError(
-            f"cannot write {path} ({error.strerror}); make room or choose a writable --out"
-        ) from error
-    finally:
-        partial.unlink(missing_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_file(path) as staging:
+        staging.write_text(text, encoding="utf-8")
+
+
+def log_tail(path: Path, lines: int = 5) -> list[str]:
+    """The last lines of a log that are not empty."""
+    if not path.is_file():
+        return []
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - 8192))
+        text = file.read().decode("utf-8", errors="replace")
+    return [line for line in text.splitlines() if line.strip()][-lines:]
 
 
 def _lock(descriptor: int) -> bool:

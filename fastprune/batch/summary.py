@@ -7,6 +7,7 @@ import io
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
 from typing import Any
 
 from fastprune.batch.attempt import Ending
@@ -51,10 +52,12 @@ class Summary:
     """What a batch gave.
 
     Attributes:
+        out: the directory with everything.
         rows: per job and budget, in the order of the job file.
         failed: jobs that will not be tried again, and why.
     """
 
+    out: Path
     rows: list[Row]
     failed: dict[str, Ending] = field(default_factory=dict)
 
@@ -81,7 +84,7 @@ def summarise(
         for row in _rows(job, store, states[job.name], endings.get(job.name), attempts)
     ]
     over = {name: ending for name, ending in endings.items() if states[name] not in _OPEN}
-    return Summary(rows, {n: e for n, e in over.items() if e.kind != "done"})
+    return Summary(store.out, rows, {n: e for n, e in over.items() if e.kind != "done"})
 
 
 _OPEN = ("waiting", "running")

@@ -21,7 +21,11 @@ import torch
 from fastprune.batch.attempt import Ending
 from fastprune.batch.job import Job
 from fastprune.batch.store import Store
+from fastprune.cli.options import calm_libraries
+from fastprune.cli.tables import print_point
 from fastprune.errors import FastpruneError
+from fastprune.pareto import Point
+from fastprune.pareto.sweep import Notify, run_sweep
 
 _PR_SET_PDEATHSIG = 1
 _MEMORY_WORDS = ("out of memory", "can't allocate memory", "cannot allocate memory", "bad_alloc")
@@ -29,22 +33,31 @@ _PATIENCE = 30.0
 """Seconds that a worker of an earlier attempt, whose machine was given up, may still be busy."""
 
 
-def run_job(job: Job, directory: Path) -> None:
-    """Prune to all budgets of a job; those finished earlier are left as they are."""
-    from fastprune.sweep import sweep
+Run = Callable[[Job, Path, Notify], None]
 
-    sweep(
+
+def run_job(job: Job, directory: Path, notify: Notify) -> None:
+    """Prune to all budgets of a job; those finished earlier are left as they are.
+
+    Args:
+        job: to do.
+        directory: of its results.
+        notify: told of every finished budget.
+    """
+    calm_libraries()
+    run_sweep(
         job.model,
         job.train,
-        job.budgets,
+        job.settings(),
         out=directory,
+        overwrite=job.overwrite,
         resume=True,
         eval_data=job.eval,
-        **job.options,
+        notify=notify,
     )
 
 
-def main(arguments: list[str], run: Callable[[Job, Path], None] = run_job) -> int:
+def main(arguments: list[str], run: Run = run_job) -> int:
     """Do a job and note how it ended.
 
     Args:
@@ -68,7 +81,14 @@ def main(arguments: list[str], run: Callable[[Job, Path], None] = run_job) -> in
     try:
         with store.held(name, _PATIENCE):
             store.sweep_up(name)
-            run(job, store.directory(name))
+            finished = store.finished(job)
+
+            def note(point: Point) -> None:
+                print_point(point)
+                finished.append(point.budget)
+                store.write_finished(name, dict.fromkeys(finished))
+
+            run(job, store.directory(name), note)
         ending = Ending("done")
     except KeyboardInterrupt:
         print("interrupted", flush=True)

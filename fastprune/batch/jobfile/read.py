@@ -147,8 +147,7 @@ def _job(document: Document, entry: _Entry) -> Job:
         for key in OPTIONS
         if key in fields and (value := read_option(document, key, fields[key])) is not None
     }
-    check_settings(document, entry.node, fields, budgets, options)
-    return Job(
+    job = Job(
         name=name,
         model=model,
         train=read_data(document, fields["train"], "train"),
@@ -158,15 +157,14 @@ def _job(document: Document, entry: _Entry) -> Job:
         resources=read_resources(document, fields.get("resources")),
         place=document.place(entry.node),
     )
+    check_settings(document, entry.node, fields, job)
+    return job
 
 
 def _name(document: Document, entry: _Entry, model: str) -> str:
     """The given one; else the model's, and the task's behind it."""
     node = entry.fields.get("name", entry.node)
-    if "name" in entry.fields:
-        name = document.text(node, "name")
-    else:
-        name = Path(model).name
+    name = document.text(node, "name") if "name" in entry.fields else Path(model).name
     # A model with a name of its own may still stand for several tasks.
     if entry.task is not None and not ("name" in entry.fields and "task" in entry.fields):
         name = f"{name}-{entry.task}"

@@ -10,11 +10,10 @@ from typing import Any, get_type_hints
 
 from yaml.nodes import Node
 
-from fastprune.batch.job import Resources
+from fastprune.batch.job import Job, Resources
 from fastprune.batch.jobfile.document import Document, Section
 from fastprune.budget import Budget, parse_budget
 from fastprune.data.hub import find_task
-from fastprune.device import resolve_dtype
 from fastprune.errors import FastpruneError
 from fastprune.settings import Settings
 
@@ -44,21 +43,19 @@ def read_model(document: Document, node: Node) -> str:
     return given
 
 
-def read_data(document: Document, node: Node, key: str) -> str | None:
-    """An absolute path, or the name of a hub task; None where ``eval`` is left empty.
+def read_data(document: Document, node: Node, key: str) -> str:
+    """An absolute path, or the name of a hub task.
 
     Raises:
         BatchError: there is neither such a file nor such a task.
     """
-    if key == "eval" and document.value(node) is None:
-        return None
     given = document.text(node, key)
     path = _absolute(document, given)
     if path.is_file():
         return str(path)
     if path.is_dir():
         raise document.error(node, f"{key} {given} is a directory; give a data file")
-    if len(Path(given).parts) > 1 and not given.startswith("glue/") or path.suffix:
+    if (len(Path(given).parts) > 1 and not given.startswith("glue/")) or path.suffix:
         raise document.error(node, f"{key}: there is no file {path}; check the path")
     try:
         return find_task(given).name
@@ -97,6 +94,10 @@ def read_option(document: Document, key: str, node: Node) -> Any:
         return None
     if _HINTS[key] is bool and not isinstance(value, bool):
         raise document.error(node, f"{key} must be true or false, got {value!r}")
+    if key == "cache":
+        if isinstance(value, bool):
+            return value
+        return str(_absolute(document, document.text(node, key)))
     if key == "text_columns":
         names = value.split(",") if isinstance(value, str) else value
         if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
@@ -113,21 +114,17 @@ def read_option(document: Document, key: str, node: Node) -> Any:
     return value
 
 
-def check_settings(
-    document: Document, job: Node, given: Section, budgets: list[Budget], options: dict[str, Any]
-) -> None:
+def check_settings(document: Document, node: Node, given: Section, job: Job) -> None:
     """Refuse options that no run would accept.
 
     Raises:
         BatchError: on the line of the option that the reason names, else on the job's.
     """
-    values = dict(options)
     try:
-        values["dtype"] = resolve_dtype(values.get("dtype", "auto"))
-        Settings(budgets=tuple(budgets), **values).resolved()
+        job.settings().resolved()
     except FastpruneError as error:
-        named = [key for key in options if re.search(rf"\b{key}\b", str(error))]
-        raise document.error(given[named[-1]] if named else job, error) from error
+        named = [key for key in job.options if re.search(rf"\b{key}\b", str(error))]
+        raise document.error(given[named[-1]] if named else node, error) from error
 
 
 def read_resources(document: Document, node: Node | None) -> Resources:
@@ -139,22 +136,23 @@ def read_resources(document: Document, node: Node | None) -> Resources:
     if node is None:
         return Resources()
     section = document.section(node, "resources", ("cpus", "gpus"))
-    amounts = {key: document.value(value) for key, value in section.items()}
+    amounts = {key: _amount(document, key, value) for key, value in section.items()}
     cpus, gpus = amounts.get("cpus"), amounts.get("gpus")
-    if "cpus" in section and not (_is_number(cpus) and cpus >= 1 and cpus == int(cpus)):
+    if cpus is not None and (cpus < 1 or cpus != int(cpus)):
         raise document.error(section["cpus"], f"cpus must be a whole number from 1 on, got {cpus}")
-    whole = _is_number(gpus) and gpus >= 0 and gpus == int(gpus)
-    if "gpus" in section and not (whole or (_is_number(gpus) and 0 < gpus < 1)):
+    if gpus is not None and (gpus < 0 or (gpus > 1 and gpus != int(gpus))):
         raise document.error(
             section["gpus"], f"gpus must be a whole number, or a share between 0 and 1, got {gpus}"
         )
-    return Resources(
-        cpus=None if cpus is None else int(cpus), gpus=None if gpus is None else float(gpus)
-    )
+    return Resources(cpus=None if cpus is None else int(cpus), gpus=gpus)
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+def _amount(document: Document, key: str, node: Node) -> float:
+    value = document.value(node)
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not number or not math.isfinite(value):
+        raise document.error(node, f"{key} must be a number, got {value!r}")
+    return float(value)
 
 
 def _absolute(document: Document, given: str) -> Path:
