@@ -5,8 +5,6 @@ It ends with its parent, and notes how it ended; budgets are on disk as soon as 
 
 from __future__ import annotations
 
-import ctypes
-import os
 import platform
 import resource
 import signal
@@ -20,6 +18,7 @@ import torch
 
 from fastprune.batch.attempt import Ending
 from fastprune.batch.job import Job
+from fastprune.batch.lifeline import die_with
 from fastprune.batch.store import Store
 from fastprune.cli.options import calm_libraries
 from fastprune.cli.tables import print_point
@@ -27,7 +26,6 @@ from fastprune.errors import FastpruneError
 from fastprune.pareto import Point
 from fastprune.pareto.sweep import Notify, run_sweep
 
-_PR_SET_PDEATHSIG = 1
 _MEMORY_WORDS = ("out of memory", "can't allocate memory", "cannot allocate memory", "bad_alloc")
 _PATIENCE = 30.0
 """Seconds that a worker of an earlier attempt, whose machine was given up, may still be busy."""
@@ -133,12 +131,6 @@ def _is_memory(error: BaseException | None) -> bool:
             return True
         error = error.__cause__ or error.__context__
     return False
-
-
-def die_with(parent: int) -> bool:
-    """Have the kernel kill this process when ``parent`` dies; False if it has died already."""
-    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    return os.getppid() == parent
 
 
 if __name__ == "__main__":
