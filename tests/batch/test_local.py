@@ -22,7 +22,7 @@ WAITS = (sys.executable, "-c", "import os, time; print(dict(os.environ)); time.s
 DEAF = (
     sys.executable,
     "-c",
-    "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('deaf', flush=True)\n"
+    "import signal, time; signal.signal(15, signal.SIG_IGN); print('deaf', flush=True); "
     "time.sleep(60)",
 )
 ENDS = (sys.executable, "-c", "raise SystemExit(7)")
@@ -48,7 +48,9 @@ def machine(monkeypatch):
 
 def job(name: str, **options) -> Job:
     resources = Resources(options.pop("cpus", None), options.pop("gpus", None))
-    return Job(name, "model", "sst2", None, ("macs=0.5",), options, resources, "jobs.yaml, line 3")
+    return Job(
+        name, "model", "sst2", None, ("macs=0.5",), options, resources, place="jobs.yaml, line 3"
+    )
 
 
 def started(monkeypatch, executor: LocalExecutor, jobs: list[Job]) -> dict[str, dict[str, str]]:
@@ -178,10 +180,9 @@ def test_a_worker_dies_with_the_process_that_started_it(tmp_path):
     )
     lines = [parent.stdout.readline().strip() for _ in range(2)]
     assert "True" in lines
-    lines.remove("True")
     parent.send_signal(signal.SIGKILL)
     parent.wait()
-    # Nobody holds the pipe any more: the child is gone.
+    # The child held the other end of the pipe, and would for a minute.
+    start = time.monotonic()
     assert parent.stdout.read() == ""
-    with pytest.raises(OSError, match="No such process"):
-        os.kill(int(lines[0]), 0)
+    assert time.monotonic() - start < 30
