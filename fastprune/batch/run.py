@@ -86,27 +86,28 @@ def run_jobs(
     Args:
         jobs: with distinct names.
         store: of the batch.
-        executor: makes what runs them, once all else is known to be right.
+        executor: makes what runs them, once the jobs and the directory are known to be right.
         retries: see :func:`run_batch`, as all below.
         overwrite: ibidem.
         progress: ibidem.
     """
     if not isinstance(retries, int) or isinstance(retries, bool) or retries < 0:
         raise BatchError(f"retries must be a whole number from 0 on, got {retries}")
-    store.prepare()
-    with store.held():
-        if overwrite:
-            jobs = [replace(job, overwrite=True) for job in jobs]
-        else:
-            _refuse_changes(jobs, store)
-        runner = executor()
-        try:
-            open_jobs = [job for job in jobs if not store.is_finished(job)]
-            for job in open_jobs:
+    store.check()
+    if overwrite:
+        jobs = [replace(job, overwrite=True) for job in jobs]
+    else:
+        _refuse_changes(jobs, store)
+    runner = executor()
+    try:
+        for job in jobs:
+            if not store.is_finished(job):
                 runner.check(job)
-            return _Batch(jobs, open_jobs, store, runner, retries, progress).run()
-        finally:
-            runner.stop()
+        store.prepare()
+        with store.held():
+            return _Batch(jobs, store, runner, retries, progress).run()
+    finally:
+        runner.stop()
 
 
 def _refuse_changes(jobs: list[Job], store: Store) -> None:
@@ -125,13 +126,13 @@ class _Batch:
     def __init__(
         self,
         jobs: list[Job],
-        open_jobs: list[Job],
         store: Store,
         runner: Executor,
         retries: int,
         progress: bool,
     ) -> None:
         self._jobs, self._store, self._runner = jobs, store, runner
+        open_jobs = [job for job in jobs if not store.is_finished(job)]
         self._schedule = Schedule(open_jobs, retries)
         self._states = dict.fromkeys((job.name for job in jobs), "done")
         self._states.update((job.name, "waiting") for job in open_jobs)

@@ -37,16 +37,23 @@ class Store:
     def __init__(self, out: str | os.PathLike[str]) -> None:
         self.out = Path(out).resolve()
 
-    def prepare(self) -> None:
-        """Make the directory, unless a batch has done so.
+    def check(self) -> None:
+        """Refuse a directory that holds something other than a batch.
 
         Raises:
-            BatchError: it holds something else, or cannot be made.
+            BatchError: it does, or it is a file.
         """
         if self.out.exists() and not self.out.is_dir():
             raise BatchError(f"{self.out} is a file; choose another --out")
         if self.out.is_dir() and not (self.out / _STATE).is_dir() and any(self.out.iterdir()):
             raise BatchError(f"{self.out} holds other files; choose a new directory for --out")
+
+    def prepare(self) -> None:
+        """Make the directory.
+
+        Raises:
+            BatchError: it cannot be made.
+        """
         try:
             (self.out / _STATE).mkdir(parents=True, exist_ok=True)
             (self.out / "logs").mkdir(exist_ok=True)

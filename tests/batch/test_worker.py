@@ -116,9 +116,9 @@ def test_two_batches_never_share_a_directory(store):
 def test_a_directory_of_something_else_is_refused(tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(BatchError, match="holds other files"):
-        Store(tmp_path).prepare()
+        Store(tmp_path).check()
     with pytest.raises(BatchError, match="is a file"):
-        Store(tmp_path / "notes.txt").prepare()
+        Store(tmp_path / "notes.txt").check()
 
 
 def test_a_damaged_note_is_named(store):
