@@ -10,10 +10,8 @@ it has the shape of BERT-base, with random weights.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from contextlib import contextmanager
-from statistics import median
 from typing import Any
 
 import original
@@ -30,9 +28,7 @@ from fastprune.calibration.objective import make_objective
 from fastprune.data.samples import model_inputs
 from fastprune.device import autocast, backward_attention, batch_tokens, device_of, to_device
 from fastprune.inputs import load_tokenizer
-from fastprune.pipeline import prune_to_budgets
 from fastprune.selection import rearrange_masks, search_masks
-from fastprune.settings import Settings
 from fastprune.structure.declaration import anatomy
 
 SAMPLES, SHARE = 2048, 0.5
@@ -73,30 +69,6 @@ def test_cpu_pipeline(benchmark, model, samples, method, name):
         rounds=3,
     )
     store(benchmark, "cpu", name, timed)
-
-
-@pytest.mark.parametrize("method", ["fisher", "obs"])
-def test_a_further_budget(benchmark, model, samples, method):
-    """Beside the first budget of the same run, which calibration and selection are part of."""
-    shares = (SHARE, 0.4)
-    settings = Settings(tuple(map(parse_budget, shares)), method=method, latency=False)
-    firsts: list[float] = []
-
-    def first() -> tuple[tuple[Any], dict[str, Any]]:
-        results = prune_to_budgets(model, samples, settings)
-        start = time.perf_counter()
-        next(results)
-        firsts.append(time.perf_counter() - start)
-        return (results,), {}
-
-    benchmark.pedantic(next, setup=first, rounds=5)
-    seconds = benchmark.stats.stats.median
-    benchmark.extra_info.update(
-        device="cpu",
-        threads=torch.get_num_threads(),
-        seconds=seconds,
-        share_of_first=seconds / median(firsts),
-    )
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")

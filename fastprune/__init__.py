@@ -10,9 +10,11 @@ Importing the package also teaches ``AutoModelFor….from_pretrained`` to rebuil
 from __future__ import annotations
 
 from fastprune.budget import Budget, parse_budget
+from fastprune.budget.latency import LatencyTable, measure_latency_table
 from fastprune.calibration import Statistics, collect_statistics
 from fastprune.compaction import compact, load_pretrained, save_pretrained
 from fastprune.data import Samples, load_samples
+from fastprune.distributed import data_parallel
 from fastprune.errors import FastpruneError
 from fastprune.evaluation import evaluate, measure_latency
 from fastprune.pareto import Sweep, sweep
@@ -23,6 +25,7 @@ from fastprune.version import __version__
 __all__ = [
     "Budget",
     "FastpruneError",
+    "LatencyTable",
     "PruneResult",
     "Samples",
     "Site",
@@ -31,11 +34,13 @@ __all__ = [
     "__version__",
     "collect_statistics",
     "compact",
+    "data_parallel",
     "evaluate",
     "find_sites",
     "load_pretrained",
     "load_samples",
     "measure_latency",
+    "measure_latency_table",
     "parse_budget",
     "prune",
     "save_pretrained",

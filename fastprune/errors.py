@@ -25,5 +25,9 @@ class NumericalError(FastpruneError):
     """Non-finite values where the method needs finite ones."""
 
 
+class LatencyTableError(FastpruneError):
+    """A latency table that cannot be read, written, measured or used for a model."""
+
+
 class BatchError(FastpruneError):
     """A job file that cannot be understood, or a batch that cannot be run as asked."""

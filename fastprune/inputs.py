@@ -14,6 +14,7 @@ import torch
 from torch import nn
 from transformers import AutoImageProcessor, AutoTokenizer
 
+from fastprune.budget.latency import LatencyTable
 from fastprune.compaction import load_pretrained
 from fastprune.data import Samples, load_samples, task_of
 from fastprune.data.sources import Split
@@ -148,6 +149,21 @@ def load_tokenizer(path: str | os.PathLike[str], model: nn.Module) -> Any:
         raise DataError(
             f"no tokenizer can be loaded from {path} ({reason}); save the model's tokenizer there"
         ) from error
+
+
+def load_table(
+    table: LatencyTable | str | os.PathLike[str] | None, model: nn.Module
+) -> LatencyTable | None:
+    """The latency table of a run, where one is given.
+
+    Raises:
+        LatencyTableError: it cannot be read, or is of another model.
+    """
+    if table is None:
+        return None
+    loaded = table if isinstance(table, LatencyTable) else LatencyTable.load(table)
+    loaded.check_fit(model)
+    return loaded
 
 
 def _has_vocabulary(directory: Path) -> bool:

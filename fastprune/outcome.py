@@ -8,16 +8,14 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from fastprune.budget import Budget, BudgetKind, price_sites
+from fastprune.budget.latency import LatencyTable
 from fastprune.data import Samples
 from fastprune.device import device_of
-from fastprune.evaluation.latency import measure_latency
+from fastprune.promise import promise_warnings
 from fastprune.report import Latency, Report, Score, Size, Stopwatch
 from fastprune.settings import Settings
 from fastprune.structure import find_sites, layer_units
 from fastprune.tuning import SiteTuning
-
-_LATENCY_BATCH = 32
-"""Samples that latency is measured with, where no batch size is given."""
 
 
 @dataclass(frozen=True)
@@ -37,30 +35,6 @@ class Outcome:
     watch: Stopwatch
 
 
-def latencies(
-    given: nn.Module, outcomes: Sequence[Outcome], samples: Samples, settings: Settings
-) -> list[Latency | None]:
-    """Measure what came out and the model as it was handed in, in turns.
-
-    Returns:
-        one per outcome; all None where the settings ask for no measurement.
-    """
-    if not settings.latency:
-        return [None] * len(outcomes)
-    batch = min(settings.batch_size or _LATENCY_BATCH, len(samples))
-    length = max(1, round(samples.mean_length))
-    models = {"dense": given} | {str(i): outcome.model for i, outcome in enumerate(outcomes)}
-    measured = measure_latency(
-        models,
-        batch=batch,
-        length=length,
-        dtype=settings.dtype,
-        progress=settings.progress,
-    )
-    dense = measured.pop("dense")
-    return [Latency(dense, pruned, batch, length) for pruned in measured.values()]
-
-
 def describe(
     given: nn.Module,
     budget: Budget,
@@ -70,6 +44,8 @@ def describe(
     samples: Samples,
     settings: Settings,
     seq_len: float,
+    table: LatencyTable | None,
+    processes: int,
 ) -> Report:
     """Put an outcome beside what was promised.
 
@@ -82,6 +58,8 @@ def describe(
         samples: the calibration samples.
         settings: of the run.
         seq_len: tokens at which MACs are counted.
+        table: the latency table that was used, if any.
+        processes: how many shared the work.
     """
     pruned = outcome.model
     units = layer_units(pruned)
@@ -102,13 +80,18 @@ def describe(
         timing_s=outcome.watch.report(),
         sample_ids=samples.ids,
         latency_ms=latency,
+        latency_table=None if table is None else table.origin(),
         tuning={
             entry.site: entry.relative_error
             for entry in outcome.tuning
             if entry.relative_error is not None
         },
-        warnings=_warnings(outcome.tuning, settings.parity),
+        warnings=[
+            *_warnings(outcome.tuning, settings.parity),
+            *promise_warnings(given, budget, latency, table),
+        ],
         device=str(device_of(pruned)),
+        processes=processes,
         dtype=str(settings.dtype).removeprefix("torch."),
     )
 

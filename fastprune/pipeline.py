@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from fastprune.budget import Budget, parse_budget
+from fastprune.budget.latency import LatencyTable, measure_latency_table
 from fastprune.calibration import Statistics
 from fastprune.calibration.objective import Targets
 from fastprune.calibration.statistics import FisherKind
 from fastprune.compaction import save_pretrained
 from fastprune.data import Samples
-from fastprune.device import resolve_dtype
+from fastprune.device import device_of, resolve_dtype
+from fastprune.distributed import Group, check_alike, check_devices, current_group
 from fastprune.evaluation.scorer import Scorer
 from fastprune.fingerprint import fingerprint, fingerprint_model, fingerprint_samples
-from fastprune.inputs import Reader, check_prunable, load_model, load_tokenizer
+from fastprune.inputs import Reader, check_prunable, load_model, load_table, load_tokenizer
+from fastprune.promise import workload_of
 from fastprune.report import Report, Stopwatch
 from fastprune.run import Run
 from fastprune.settings import Settings
@@ -49,7 +53,12 @@ class PruneResult:
     def save_pretrained(
         self, directory: str | os.PathLike[str], *, overwrite: bool = False
     ) -> None:
-        """Save model, tokenizer and report; see :func:`fastprune.save_pretrained`."""
+        """Save model, tokenizer and report; see :func:`fastprune.save_pretrained`.
+
+        Within :func:`fastprune.data_parallel` the first process saves, and the others do nothing.
+        """
+        if current_group().rank > 0:
+            return
         save_pretrained(
             self.model,  # type: ignore[arg-type]
             directory,
@@ -82,23 +91,26 @@ def prune(
     fisher: FisherKind | None = None,
     targets: Targets = "model",
     rearrange: bool = True,
-    align: int = 1,
+    align: int | None = None,
     uniform: bool = False,
     text_columns: Sequence[str] | None = None,
     label_column: str | None = None,
     latency: bool = True,
+    latency_table: LatencyTable | str | os.PathLike[str] | None = None,
     device: str | torch.device = "auto",
     dtype: str | torch.dtype = "auto",
     progress: bool = False,
 ) -> PruneResult:
     """Prune a fine-tuned model to a budget, without retraining.
 
-    The weights of the model handed in are not changed.
+    The weights of the model handed in are not changed. Within :func:`fastprune.data_parallel` all
+    processes share the work and get the same result.
 
     Args:
         model: a Hugging Face model, or the path or hub id of one.
         data: calibration data in any form :func:`fastprune.load_samples` reads.
-        budget: ``"macs=0.5"``, ``"params=0.6"``, ``{"macs": 0.5}``, ``"macs=250M"``.
+        budget: ``"macs=0.5"``, ``"params=0.6"``, ``"latency=0.7"``, ``{"macs": 0.5}``,
+            ``"macs=250M"``, ``"latency=12ms"``.
         method: how units are chosen: ``"obs"`` (the default), ``"obs-plain"``, ``"fisher"``,
             ``"kprune"``, ``"magnitude"`` or ``"random"``; see :data:`fastprune.selection.METHODS`.
         tune: how survivors are corrected: ``"weights"`` (the default) re-solves the kept output
@@ -121,11 +133,14 @@ def prune(
         targets: what losses are taken against: the ``"model"``'s own output distribution, which
             needs no labels, or ``"labels"``.
         rearrange: refine the masks with the block-diagonal Fisher (method ``fisher`` only).
-        align: filter counts are multiples of this.
+        align: filter counts are multiples of this; by default of 8 under a latency budget.
         uniform: the same widths in every layer, so that the result loads without fastprune.
         text_columns: columns of ``data`` with the text.
         label_column: column of ``data`` with the labels.
         latency: measure milliseconds before and after.
+        latency_table: of this model, from :func:`measure_latency_table` or ``fastprune lut``; says
+            what latency budgets are of, and what is measured. By default latency budgets measure
+            one, at the samples' mean length.
         device: ``"auto"``: a path goes to the GPU where there is one, a model stays where it is;
             a named device moves a live model there.
         dtype: of the forward and backward passes; ``"auto"`` is float32.
@@ -155,6 +170,7 @@ def prune(
         text_columns=text_columns,
         label_column=label_column,
         latency=latency,
+        latency_table=latency_table,
         device=device,
         dtype=resolve_dtype(dtype),
         progress=progress,
@@ -193,6 +209,7 @@ class Prepared:
         held_out: to score on; None where nothing is scored.
         settings: resolved.
         watch: which has timed the loading.
+        group: the processes that share the work.
     """
 
     model: nn.Module
@@ -201,6 +218,7 @@ class Prepared:
     held_out: Samples | None
     settings: Settings
     watch: Stopwatch
+    group: Group
 
     def results(self, statistics: Statistics | None = None) -> Iterator[PruneResult]:
         """Prune to every budget of the settings; see :func:`prune` for ``statistics``."""
@@ -212,31 +230,52 @@ class Prepared:
             dtype=settings.dtype,
             progress=settings.progress,
         )
-        run = Run(self.model, self.samples, settings, scorer, self.watch)
-        for pruned in run.results(statistics):
-            yield PruneResult(
-                pruned.model, pruned.masks, pruned.report, self.tokenizer, uniform=settings.uniform
-            )
+        with self.group.agreed():
+            check_alike(self.group, {"settings": self._choices(statistics)})
+            table = self._table()
+            run = Run(self.model, self.samples, settings, scorer, self.watch, table, self.group)
+            for pruned in run.results(statistics):
+                yield PruneResult(
+                    pruned.model,
+                    pruned.masks,
+                    pruned.report,
+                    self.tokenizer,
+                    uniform=settings.uniform,
+                )
+
+    def _table(self) -> LatencyTable | None:
+        """The latency table: the one given, or one measured now where a budget is of time."""
+        table = load_table(self.settings.latency_table, self.model)
+        if table is not None or not self.settings.promises_latency:
+            return table
+        workload = workload_of(self.samples, self.settings)
+        measure = partial(measure_latency_table, self.model, **vars(workload))
+        return self.group.first(partial(measure, progress=self.settings.progress))
 
     def fingerprint(self, statistics: Statistics | None = None) -> str:
         """Of all that a result depends on, its budget apart."""
-        given = None
-        if statistics is not None:
-            names = ("rows", "samples", "tokens", "fisher", "targets")
-            given = {name: getattr(statistics, name) for name in names}
-        chosen = asdict(self.settings)
-        for name in ("budgets", "device", "cache", "progress"):
-            del chosen[name]
+        chosen = self._choices(statistics)
+        del chosen["budgets"]
         return fingerprint(
             {
                 "fastprune": __version__,
                 "model": fingerprint_model(self.model),
                 "samples": fingerprint_samples(self.samples),
                 "held_out": self.held_out and fingerprint_samples(self.held_out),
-                "statistics": given,
                 **chosen,
             }
         )
+
+    def _choices(self, statistics: Statistics | None) -> dict[str, Any]:
+        """All that a result depends on besides the model and the data."""
+        given = None
+        if statistics is not None:
+            names = ("rows", "samples", "tokens", "fisher", "targets")
+            given = {name: getattr(statistics, name) for name in names}
+        chosen = asdict(self.settings)
+        for name in ("device", "cache", "progress"):
+            del chosen[name]
+        return {"statistics": given, **chosen}
 
 
 def prepare(
@@ -248,13 +287,19 @@ def prepare(
     tokenizer: Any = None,
 ) -> Prepared:
     """Load and check what a run needs; arguments and errors are those of :func:`prune`."""
+    group = current_group()
     settings = settings.resolved()
+    if group.rank > 0:
+        settings = replace(settings, progress=False)
     watch = Stopwatch()
-    with watch.stage("load"):
+    with watch.stage("load"), group.agreed():
         dense = load_model(model, settings.device)
         if tokenizer is None and not isinstance(model, nn.Module):
             tokenizer = load_tokenizer(model, dense)
-        check_prunable(dense, settings.align)  # fails before any data are read
+        # These fail before any data are read.
+        check_prunable(dense, settings.align or 1)
+        # Read once: what counts from here on is what a table says, not where it lies.
+        settings = replace(settings, latency_table=load_table(settings.latency_table, dense))
         reader = Reader(
             dense,
             tokenizer,
@@ -265,4 +310,11 @@ def prepare(
         )
         held_out = None if eval_data is None else reader.held_out(eval_data)
         calibration = reader.calibration(data, settings)
-    return Prepared(dense, tokenizer, calibration, held_out, settings, watch)
+        check_devices(group, device_of(dense))
+        if group.size > 1:
+            given = {
+                "model": fingerprint_model(dense),
+                "calibration samples": fingerprint_samples(calibration),
+            }
+            check_alike(group, given)
+    return Prepared(dense, tokenizer, calibration, held_out, settings, watch, group)

@@ -39,17 +39,37 @@ class Size:
 
 @dataclass(frozen=True)
 class Latency:
-    """Measured milliseconds per forward pass (medians of interleaved runs)."""
+    """Measured milliseconds per forward pass (medians of interleaved runs).
+
+    Attributes:
+        dtype: of the passes.
+        compiled: whether the models went through ``torch.compile``.
+        estimated: by a latency table, where there is one.
+    """
 
     dense: float
     pruned: float
     batch: int
     length: int
+    dtype: str = "float32"
+    compiled: bool = False
+    estimated: Size | None = None
 
     @property
     def speedup(self) -> float:
         """How many times faster the pruned model is."""
         return self.dense / self.pruned
+
+    @property
+    def deviation(self) -> float | None:
+        """How far the measured share of the dense model's latency is off the estimated one.
+
+        Of shares, because both models are measured in turns: what slows the machine today, and did
+        not when the table was measured, cancels out.
+        """
+        if self.estimated is None:
+            return None
+        return self.pruned / self.dense / self.estimated.kept - 1
 
 
 STAGES = ("load", "calibrate", "search", "rearrange", "compact", "tune")
@@ -114,7 +134,9 @@ class Report:
             model's pass, where that is not part of calibration.
             ``total`` is their sum; scoring and the measurement of latency are not in it.
         sample_ids: rows of the calibration source that were used, in order.
+        latency_table: where, when and how the latency table was measured, if one was used.
         tuning: per site, the relative error of its output before it was tuned.
+        processes: how many shared the work.
         warnings: one line each; empty when all went as asked.
         fingerprint: of the model, data and settings of a sweep, by which it is resumed.
     """
@@ -135,10 +157,12 @@ class Report:
     timing_s: dict[str, float]
     sample_ids: list[int]
     latency_ms: Latency | None = None
+    latency_table: dict[str, Any] | None = None
     tuning: dict[str, float] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
     versions: dict[str, str] = field(default_factory=lambda: versions())
     device: str = "cpu"
+    processes: int = 1
     dtype: str = "float32"
     fingerprint: str = ""
 
@@ -153,6 +177,7 @@ class Report:
             fields[name]["kept"] = getattr(self, name).kept
         if self.latency_ms is not None:
             fields["latency_ms"]["speedup"] = self.latency_ms.speedup
+            fields["latency_ms"]["deviation"] = self.latency_ms.deviation
         return fields
 
 

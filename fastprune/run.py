@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from fastprune.budget import Budget, BudgetKind, Prices, price_sites
+from fastprune.budget.latency import LatencyTable
 from fastprune.calibration import Statistics, collect_statistics
 from fastprune.calibration.cache import StatisticsCache
 from fastprune.calibration.recorder import Recorder, record
@@ -24,20 +26,22 @@ from fastprune.device import (
     size_in_bytes,
     trace_bytes,
 )
+from fastprune.distributed import Group, share
 from fastprune.errors import FastpruneError
 from fastprune.evaluation.scorer import Scorer
 from fastprune.fingerprint import fingerprint, fingerprint_model, fingerprint_samples
 from fastprune.inputs import computable, restore_dtypes
 from fastprune.kprune import Reference, kprune
-from fastprune.outcome import Outcome, describe, latencies
+from fastprune.outcome import Outcome, describe
 from fastprune.parity import RELEASED_TUNER
+from fastprune.promise import latencies
 from fastprune.report import Report, Score, Stopwatch, shared_stage
 from fastprune.selection import Chooser, rearrange_masks
 from fastprune.selection.packed import split_packed
 from fastprune.settings import Settings
 from fastprune.structure import Site, find_sites
 from fastprune.structure.declaration import anatomy
-from fastprune.tuning import TUNERS, SiteTuning, keep_means, tune_together
+from fastprune.tuning import TUNERS, SiteTuning, copy_projections, keep_means, tune_together
 from fastprune.version import __version__
 
 
@@ -86,15 +90,19 @@ class Run:
         settings: Settings,
         scorer: Scorer,
         watch: Stopwatch,
+        table: LatencyTable | None,
+        group: Group,
     ) -> None:
         """Nothing is computed yet.
 
         Args:
             given: the model to prune; it is not changed.
-            samples: to calibrate with.
+            samples: to calibrate with, those of all processes.
             settings: resolved.
             scorer: of the model before and after.
             watch: which has timed what came before.
+            table: of the model; latency budgets need one.
+            group: the processes that share the work.
         """
         self._given = given
         self._dense = computable(given)
@@ -102,6 +110,8 @@ class Run:
         self._settings = settings
         self._scorer = scorer
         self._watch = watch
+        self._table = table
+        self._group = group
         self._sites = find_sites(given)
         self._trace: Trace | None = None
         self._seq_len = settings.seq_len or samples.mean_length
@@ -119,10 +129,11 @@ class Run:
             settings = self._settings = settings.with_statistics(
                 statistics.fisher, statistics.targets
             )
+        self._share = share(self._samples, self._group, together=settings.together)
         # Whether budgets can be met does not depend on the data: find out before reading them.
         blind = settings.selection.blind(self._sites)
         self._choose(blind, self._sites, settings.budgets)
-        dense_score = self._scorer.dense(self._dense)
+        dense_score = self._group.first(lambda: self._scorer.dense(self._dense))
         if settings.selection.while_tuning:
             reference = self._refer()
             for budget in settings.budgets:
@@ -130,8 +141,9 @@ class Run:
             return
         if statistics is None and any(settings.needs.values()):
             statistics = self._statistics()
+        # From here on, the first process alone needs them: it decides and solves for all.
         aids = self._aids(statistics)
-        plans = self._plans(statistics)
+        plans = self._group.first(partial(self._plans, statistics))
         del statistics  # hundreds of MB in larger models, and all of it has been used
         if settings.imitates_dense and self._trace is None:
             with self._watch.stage("tune"):
@@ -143,17 +155,23 @@ class Run:
             budgets = [student.plan.budget for student in students]
             yield from self._finish(budgets, outcomes, dense_score)
 
-    def _statistics(self) -> Statistics:
-        """Of the dense model: from the cache, or from a pass that is recorded for tuning, too."""
+    def _statistics(self) -> Statistics | None:
+        """Of the dense model: from the cache, or from a pass that is recorded for tuning, too.
+
+        Those from the cache are in the first process alone.
+        """
         settings = self._settings
-        cache = None if settings.cache is None else StatisticsCache(settings.cache)
-        if cache is not None:
+        cache, found = None, None
+        if settings.cache is not None and self._group.rank == 0:
+            cache = StatisticsCache(settings.cache)
             with self._watch.stage("calibrate"):
                 key = self._cache_key()
                 found = cache.load(key)
             if found is not None:
                 found.check_fit(self._sites, **settings.needs)
-                return found.to(device_of(self._dense))
+                found = found.to(device_of(self._dense))
+        if self._group.first(lambda: found is not None):
+            return found
         recorder = Recorder(**self._recording()) if settings.imitates_dense else None
         statistics = self._calibrate(self._dense, self._watch, recorder)
         self._trace = None if recorder is None else recorder.trace()
@@ -186,13 +204,14 @@ class Run:
         with watch.stage("calibrate"):
             return collect_statistics(
                 model,
-                self._samples,
+                self._share,
                 fisher=settings.fisher_kind,
                 targets=settings.targets,
                 batch_size=settings.batch_size,
                 seed=settings.seed,
                 dtype=settings.dtype,
                 recorder=recorder,
+                group=self._group,
                 progress=settings.progress,
                 **settings.needs,
             )
@@ -200,7 +219,7 @@ class Run:
     def _recording(self) -> dict[str, Any]:
         """What is kept of the dense model's work for tuning."""
         dtype = self._settings.dtype
-        tokens = sum(self._samples.lengths)
+        tokens = sum(self._share.lengths)
         limit = trace_bytes(device_of(self._dense))
         return {
             "model": self._dense,
@@ -216,7 +235,7 @@ class Run:
         """What the dense model does with the samples, where calibration has not recorded it."""
         settings = self._settings
         tokens = batch_tokens(self._dense, settings.dtype)
-        batches = self._samples.batches(settings.batch_size, tokens=tokens)
+        batches = self._share.batches(settings.batch_size, tokens=tokens)
         with evaluation_mode(self._dense):
             return record(batches=batches, **self._recording())
 
@@ -224,7 +243,8 @@ class Run:
         """How many budgets are followed side by side: what the dense model does serves them all."""
         states = 0 if self._trace is None else size_in_bytes([self._trace.hidden])
         each = size_in_bytes(self._dense.parameters()) + states
-        return max(1, free_bytes(device_of(self._dense)) // 4 // each)
+        fit = free_bytes(device_of(self._dense)) // 4 // each
+        return max(1, min(self._group.gather(fit)))
 
     def _plans(self, statistics: Statistics | None) -> list[_Plan]:
         settings = self._settings
@@ -260,8 +280,9 @@ class Run:
         masks: dict[Budget, Tensor] = {}
         for kind in {budget.kind for budget in budgets}:
             alike = [budget for budget in budgets if budget.kind == kind]
-            prices = price_sites(sites, kind, self._seq_len)
-            rows = chooser.masks(prices, alike, align=settings.align, uniform=uniform)
+            align = settings.alignment(kind)
+            prices = self._prices(kind, sites)
+            rows = chooser.masks(prices, alike, align=align, uniform=uniform)
             masks.update(zip(alike, rows, strict=True))
         return [masks[budget] for budget in budgets]
 
@@ -304,7 +325,7 @@ class Run:
         # A share is one of the model handed in.
         target = target.absolute(self._prices(budget.kind).dense)
         sites = find_sites(student.model)
-        if price_sites(sites, budget.kind, self._seq_len).dense <= target.value:
+        if self._prices(budget.kind, sites).dense <= target.value:
             return False  # whole sublayers or aligned counts can be a long step
         further, aids = self._choose_further(student.model, sites, target, aids, student.watch)
         student.masks = _composed(student.masks, further)
@@ -318,11 +339,12 @@ class Run:
         with self._watch.stage("calibrate"):
             reference = Reference(
                 self._dense,
-                self._samples,
+                self._share,
                 batch_size=settings.batch_size,
                 seed=settings.seed,
                 dtype=settings.dtype,
                 recorder=recorder,
+                group=self._group,
             )
         self._trace = recorder.trace()
         return reference
@@ -333,12 +355,13 @@ class Run:
         with watch.stage("tune"):
             found = kprune(
                 self._dense,
-                self._samples,
+                self._share,
                 budget,
                 seq_len=self._seq_len,
                 reference=reference,
                 trace=self._trace,
                 watch=watch,
+                group=self._group,
                 progress=self._settings.progress,
             )
         return Outcome(found.model, found.masks, found.tuning, watch)
@@ -346,20 +369,27 @@ class Run:
     def _finish(
         self, budgets: Sequence[Budget], outcomes: Sequence[Outcome], dense_score: float | None
     ) -> Iterator[Pruned]:
-        """Score, measure and describe what came out, side by side."""
+        """Hand back what came out, scored and described by the first process."""
         for outcome in outcomes:
             if self._dense is not self._given:
                 restore_dtypes(outcome.model, self._given)
+        reports = self._group.first(lambda: self._describe(budgets, outcomes, dense_score))
+        for outcome, report in zip(outcomes, reports, strict=True):
+            yield Pruned(outcome.model, outcome.masks, report)
+
+    def _describe(
+        self, budgets: Sequence[Budget], outcomes: Sequence[Outcome], dense_score: float | None
+    ) -> list[Report]:
+        """Score, measure and describe what came out, side by side."""
         # What is handed back is what is scored, after rounding to its own type.
         scores = [
             Score(self._scorer.metric, dense_score, self._scorer.pruned(computable(outcome.model)))
             for outcome in outcomes
         ]
-        measured = latencies(self._given, outcomes, self._samples, self._settings)
-        for budget, outcome, score, latency in zip(
-            budgets, outcomes, scores, measured, strict=True
-        ):
-            report = describe(
+        models = [outcome.model for outcome in outcomes]
+        measured = latencies(self._given, models, self._samples, self._settings, self._table)
+        return [
+            describe(
                 self._given,
                 budget,
                 outcome,
@@ -368,8 +398,13 @@ class Run:
                 self._samples,
                 self._settings,
                 self._seq_len,
+                self._table,
+                self._group.size,
             )
-            yield Pruned(outcome.model, outcome.masks, report)
+            for budget, outcome, score, latency in zip(
+                budgets, outcomes, scores, measured, strict=True
+            )
+        ]
 
     def _choose_further(
         self,
@@ -382,9 +417,13 @@ class Run:
         """What a smaller budget keeps of a pruned model, and what tuning then needs."""
         needed = any(self._settings.needs.values())
         statistics = self._calibrate(pruned, watch) if needed else None
-        with watch.stage("search"):
-            masks = self._choose(self._learn(pruned, sites, statistics), sites, [budget])
-        (mask,) = self._rearrange(masks, statistics, watch)
+
+        def choose() -> Tensor:
+            with watch.stage("search"):
+                masks = self._choose(self._learn(pruned, sites, statistics), sites, [budget])
+            return self._rearrange(masks, statistics, watch)[0]
+
+        mask = self._group.first(choose)
         # Means are those of the model that units are removed from; outputs are the dense model's.
         if self._settings.tuner == "bias":
             aids = self._aids(statistics)
@@ -398,7 +437,10 @@ class Run:
         if self._settings.tuner == "bias":
             with student.watch.stage("tune"):
                 sites = find_sites(before)
-                student.tuning = keep_means(before, student.model, sites, masks, aids)
+                student.tuning = self._group.first(
+                    lambda: keep_means(before, student.model, sites, masks, aids)
+                )
+                copy_projections(student.model, sites, self._group)
 
     def _tune(self, students: Sequence[_Student], metrics: dict[str, Tensor]) -> None:
         """Correct what is left of the students, those of one teacher side by side."""
@@ -412,12 +454,13 @@ class Run:
                 tuned = tune_together(
                     self._teacher(group[0].plan),
                     [student.model for student in group],
-                    self._samples,
+                    self._share,
                     tuner,
                     trace=self._trace,
                     metrics=metrics,
                     batch_size=settings.batch_size,
                     dtype=settings.dtype,
+                    group=self._group,
                     progress=settings.progress,
                 )
             for student, tuning in zip(group, tuned, strict=True):
@@ -428,8 +471,10 @@ class Run:
             return self._dense
         return compact(self._dense, split_packed(plan.teacher, self._sites))
 
-    def _prices(self, kind: BudgetKind) -> Prices:
-        return price_sites(self._sites, kind, self._seq_len)
+    def _prices(self, kind: BudgetKind, sites: Sequence[Site] | None = None) -> Prices:
+        """What units cost: those of some sites, or of the model handed in."""
+        sites = self._sites if sites is None else sites
+        return price_sites(sites, kind, self._seq_len, self._table)
 
 
 def _composed(masks: dict[str, Tensor], further: dict[str, Tensor]) -> dict[str, Tensor]:

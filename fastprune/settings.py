@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -9,7 +10,9 @@ from typing import get_args
 
 import torch
 
-from fastprune.budget import Budget
+from fastprune.budget import Budget, BudgetKind
+from fastprune.budget.latency import LatencyTable
+from fastprune.calibration.collect import MINI_BATCH
 from fastprune.calibration.objective import Targets
 from fastprune.calibration.statistics import FisherKind, Needs
 from fastprune.errors import FastpruneError
@@ -18,6 +21,9 @@ from fastprune.tuning import TUNERS
 
 DEFAULT_SAMPLES = 2048
 DEFAULT_METHOD = "obs"
+LATENCY_ALIGN = 8
+"""Filter counts that a latency budget may choose. Latency tables are measured at multiples of it;
+between them, vector instructions and tensor cores run partly empty, which no table foresees."""
 TEACHERS = ("dense", "staged")
 PRESETS = ("kwon2022",)
 """Named groups of settings. ``kwon2022`` reproduces the original algorithm step for step."""
@@ -45,11 +51,12 @@ class Settings:
     fisher: FisherKind | None = None
     targets: Targets = "model"
     rearrange: bool = True
-    align: int = 1
+    align: int | None = None
     uniform: bool = False
     text_columns: Sequence[str] | None = None
     label_column: str | None = None
     latency: bool = True
+    latency_table: LatencyTable | str | os.PathLike[str] | None = None
     device: str | torch.device = "auto"
     dtype: torch.dtype = torch.float32
     progress: bool = False
@@ -69,7 +76,7 @@ class Settings:
             raise FastpruneError("the same budget is given twice; name each budget once")
         for name in ("samples", "batch_size", "stages", "align", "max_length"):
             value = getattr(self, name)
-            optional = name not in ("stages", "align")
+            optional = name != "stages"
             if optional and value is None:
                 continue
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
@@ -86,6 +93,12 @@ class Settings:
             )
         if self.selection.while_tuning:
             self._check_while_tuning()
+        original = f"preset {self.preset}" if self.parity else None
+        refusing = f"method {self.method_name}" if self.selection.while_tuning else original
+        if self.promises_latency and refusing:
+            raise FastpruneError(
+                f"{refusing} does not go with latency budgets; use method obs or fisher"
+            )
 
     def _check_while_tuning(self) -> None:
         """Refuse what a method that tunes as it selects cannot honour."""
@@ -94,7 +107,7 @@ class Settings:
             "stages": (1,),
             "teacher": ("dense",),
             "targets": ("model",),
-            "align": (1,),
+            "align": (None, 1),
             "uniform": (False,),
         }
         for name, values in allowed.items():
@@ -113,6 +126,17 @@ class Settings:
     def parity(self) -> bool:
         """Whether the run follows the original algorithm step for step."""
         return self.preset == "kwon2022"
+
+    @property
+    def promises_latency(self) -> bool:
+        """Whether any budget is one of latency."""
+        return any(budget.kind == "latency" for budget in self.budgets)
+
+    def alignment(self, kind: BudgetKind) -> int:
+        """What filter counts are multiples of under a budget of ``kind``."""
+        if self.align is not None:
+            return self.align
+        return LATENCY_ALIGN if kind == "latency" else 1
 
     @property
     def staged(self) -> bool:
@@ -143,6 +167,13 @@ class Settings:
             output_fisher=method.moments or (self.tuner == "scale" and not self.parity),
             input_moments=method.moments or self.tuner == "bias",
         )
+
+    @property
+    def together(self) -> int:
+        """Samples in a row that make one gradient: processes must not separate them."""
+        if self.selection.while_tuning:
+            return MINI_BATCH
+        return 1 if self.fisher_kind == "sample" else self.batch_size or MINI_BATCH
 
     def with_statistics(self, fisher: FisherKind, targets: Targets) -> Settings:
         """These settings, for statistics that have been collected already.
@@ -180,7 +211,7 @@ class Settings:
             "fisher": (None, "batch"),
             "rearrange": (True,),
             "stages": (1,),
-            "align": (1,),
+            "align": (None, 1),
             "uniform": (False,),
         }
         for name, allowed in prescribed.items():

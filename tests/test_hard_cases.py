@@ -180,7 +180,7 @@ def test_heads_wider_than_a_block_of_threads():
     "options",
     [
         {"stages": None},
-        {"align": None},
+        {"align": 1.5},
         {"seq_len": "8"},
         {"stages": True},
         {"method": ""},

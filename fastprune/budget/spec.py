@@ -1,4 +1,4 @@
-"""Budgets: ``macs=0.5`` (a share of the dense model) or ``macs=250M`` (an absolute number)."""
+"""Budgets: ``macs=0.5`` (a share of the dense model), ``macs=250M`` or ``latency=12ms``."""
 
 from __future__ import annotations
 
@@ -10,19 +10,25 @@ from typing import Literal, cast, get_args
 
 from fastprune.errors import BudgetError
 
-BudgetKind = Literal["macs", "params"]
+BudgetKind = Literal["macs", "params", "latency"]
 _SUFFIXES = {"K": 1e3, "M": 1e6, "G": 1e9}
-_NUMBER = re.compile(r"^\s*([+-]?(?:\d+\.?\d*|\.\d+|nan|inf)(?:e[+-]?\d+)?)\s*([KMG]?)\s*$", re.I)
-_FORM = "write macs=0.5 or params=0.6 for a share, macs=250M for an absolute number"
+_NUMBER = re.compile(
+    r"^\s*([+-]?(?:\d+\.?\d*|\.\d+|nan|inf)(?:e[+-]?\d+)?)\s*([KMG]|ms|)\s*$", re.I
+)
+_FORM = (
+    "write macs=0.5, params=0.6 or latency=0.7 for a share, macs=250M or latency=12ms for an "
+    "absolute number"
+)
 
 
 @dataclass(frozen=True)
 class Budget:
-    """An upper bound on what the prunable part of a model may cost.
+    """An upper bound on what a model may cost.
 
     Attributes:
-        kind: ``"macs"`` (multiply-accumulates of one sequence) or ``"params"`` (elements).
-        value: a share in (0, 1) when ``relative``, else a count.
+        kind: ``"macs"`` (multiply-accumulates of one sequence) or ``"params"`` (elements), of the
+            prunable part; ``"latency"`` (of one forward pass), of the whole model.
+        value: a share in (0, 1) when ``relative``, else a count, or milliseconds.
         relative: whether ``value`` is a share of the model as it was handed in.
     """
 
@@ -32,8 +38,10 @@ class Budget:
 
     def __post_init__(self) -> None:
         if self.kind not in get_args(BudgetKind):
-            known = " and ".join(get_args(BudgetKind))
-            raise BudgetError(f"unknown budget {self.kind!r}: {known} are known; {_FORM}")
+            *known, last = get_args(BudgetKind)
+            raise BudgetError(
+                f"unknown budget {self.kind!r}: {', '.join(known)} and {last} are known; {_FORM}"
+            )
         if not math.isfinite(self.value) or self.value <= 0:
             raise BudgetError(f"budget {self.kind}={self.value} must be a positive number; {_FORM}")
         if self.relative and self.value >= 1:
@@ -45,6 +53,8 @@ class Budget:
     def __str__(self) -> str:
         if self.relative:
             return f"{self.kind}={self.value:g}"
+        if self.kind == "latency":
+            return f"{self.kind}={self.value:g}ms"
         for suffix, scale in reversed(_SUFFIXES.items()):
             if self.value >= scale:
                 return f"{self.kind}={self.value / scale:g}{suffix}"
@@ -59,10 +69,13 @@ class Budget:
         if self.relative:
             return self.value * dense
         if self.value >= dense:
-            raise BudgetError(
-                f"budget {self} keeps everything: the model's prunable part costs {dense:.4g}"
-            )
+            what = "a pass of the model" if self.kind == "latency" else "the model's prunable part"
+            raise BudgetError(f"budget {self} keeps everything: {what} costs {self.amount(dense)}")
         return self.value
+
+    def amount(self, cost: float) -> str:
+        """A cost in the unit of this budget, for people."""
+        return f"{cost:.4g} ms" if self.kind == "latency" else f"{cost:.4g} {self.kind}"
 
     def part_way(self, dense: float, fraction: float) -> Budget:
         """A budget on the way to this one: equal fractions shrink a model by equal factors.
@@ -82,7 +95,7 @@ def parse_budget(value: Budget | str | float | Mapping[str, object]) -> Budget:
     """Read a budget in any of the forms users write.
 
     Args:
-        value: a ``Budget``, ``"macs=0.5"``, ``"params=3.5M"``, ``{"macs": 0.5}``, or a bare
+        value: a ``Budget``, ``"macs=0.5"``, ``"latency=12ms"``, ``{"macs": 0.5}``, or a bare
             number, which is a share of MACs.
 
     Raises:
@@ -104,13 +117,13 @@ def parse_budget(value: Budget | str | float | Mapping[str, object]) -> Budget:
 
 
 def _budget(kind: str, amount: str) -> Budget:
-    match = _NUMBER.match(amount)
-    if match is None:
-        raise BudgetError(f"cannot read {amount!r} as a budget; {_FORM}")
-    number, suffix = float(match[1]), match[2].upper()
     kind = kind.strip().lower()
+    match = _NUMBER.match(amount)
+    suffix = "" if match is None else match[2].upper()
+    if match is None or (suffix and (suffix == "MS") != (kind == "latency")):
+        raise BudgetError(f"cannot read {amount!r} as a budget; {_FORM}")
     return Budget(
         kind=cast(BudgetKind, kind),
-        value=number * _SUFFIXES.get(suffix, 1.0),
+        value=float(match[1]) * _SUFFIXES.get(suffix, 1.0),
         relative=not suffix,
     )

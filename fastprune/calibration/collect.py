@@ -24,6 +24,7 @@ from fastprune.device import (
     device_of,
     to_device,
 )
+from fastprune.distributed import ALONE, Group
 from fastprune.errors import DataError, NumericalError
 from fastprune.progress import progress_bar
 from fastprune.structure import Site, find_sites
@@ -31,8 +32,8 @@ from fastprune.structure import Site, find_sites
 # Gradient rows are folded into the Fisher blocks this many at a time: enough for an efficient
 # matrix product, few enough that rows never pile up.
 _ROWS_PER_UPDATE = 512
-# Samples of a mini-batch in the original code: what fisher="batch" takes means over.
-_MINI_BATCH = 32
+MINI_BATCH = 32
+"""Samples of a mini-batch in the original code: what ``fisher="batch"`` takes means over."""
 
 
 def collect_statistics(
@@ -49,6 +50,7 @@ def collect_statistics(
     seed: int = 0,
     dtype: torch.dtype = torch.float32,
     recorder: Recorder | None = None,
+    group: Group = ALONE,
     progress: bool = False,
 ) -> Statistics:
     """Collect what the methods of selection and tuning need to know about the data.
@@ -76,6 +78,7 @@ def collect_statistics(
         seed: of sampled targets.
         dtype: type of the forward and backward products (autocast); sums are float32.
         recorder: also records the forward passes, for tuning.
+        group: processes that each give their own samples; sums are over all of them.
         progress: show a progress bar.
 
     Raises:
@@ -91,16 +94,16 @@ def collect_statistics(
     accumulator = _Accumulator(sites, device, masks=mask_fisher)
     bucketed = fisher == "sample"
     if batch_size is None and not bucketed:
-        batch_size = _MINI_BATCH
-    groups = samples.groups(batch_size, tokens=batch_tokens(model, dtype), bucketed=bucketed)
+        batch_size = MINI_BATCH
+    batches = samples.groups(batch_size, tokens=batch_tokens(model, dtype), bucketed=bucketed)
     with (
         watch_gradients(model, sites, moments, masks=mask_fisher) as gradients,
         backward_attention(device, dtype),
         recorder or nullcontext(),
     ):
-        for group in progress_bar("calibrate", groups, enabled=progress, unit="batch"):
-            ids = [samples.ids[position] for position in group]
-            batch = samples.collate(group)
+        for positions in progress_bar("calibrate", batches, enabled=progress, unit="batch"):
+            ids = [samples.ids[position] for position in positions]
+            batch = samples.collate(positions)
             mask = batch.get("attention_mask")
             batch = to_device(batch, device)
             with torch.enable_grad():
@@ -117,7 +120,6 @@ def collect_statistics(
                 rows = rows.mean(dim=0, keepdim=True)
             accumulator.add(rows, loss, ids)
     accumulator.finish()
-    moments.check_finite()
     statistics = Statistics(
         site_names=tuple(site.name for site in sites),
         sizes=tuple(accumulator.sizes),
@@ -129,7 +131,8 @@ def collect_statistics(
         targets=targets,
         output_fisher=moments.output_fisher,
         input_moments=moments.inputs,
-    )
+    ).summed(group)
+    moments.check_finite()
     _check_gradients(statistics)
     return statistics
 

@@ -12,6 +12,7 @@ import torch
 from fastprune.calibration.moments import InputMoments
 from fastprune.calibration.objective import Targets
 from fastprune.calibration.storage import check_shapes, read_sums, unreadable, write_sums
+from fastprune.distributed import Group
 from fastprune.errors import CheckpointError, DataError
 from fastprune.structure.site import Site
 
@@ -177,6 +178,16 @@ class Statistics:
         moved = {name: getattr(self, name) for name in ("blocks", "output_fisher", "input_moments")}
         present = {name: sums.to(device) for name, sums in moved.items() if sums is not None}
         return replace(self, **present)
+
+    def summed(self, group: Group) -> Statistics:
+        """The sums of what all processes of a group have seen; tensors are summed in place."""
+        counts = torch.tensor([self.rows, self.samples, self.tokens])
+        sums = [self.blocks, self.output_fisher]
+        if self.input_moments is not None:
+            sums += [getattr(self.input_moments, name) for name in _INPUT_MOMENTS]
+        group.sum_(counts, *(tensor for tensor in sums if tensor is not None))
+        rows, samples, tokens = counts.tolist()
+        return replace(self, rows=rows, samples=samples, tokens=tokens)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the statistics to one safetensors file; the file appears whole or not at all.

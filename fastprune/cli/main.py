@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
 from typing import Any
 
 import click
@@ -13,26 +16,54 @@ from fastprune.cli.demo import demo
 from fastprune.cli.doctor import doctor
 from fastprune.cli.evaluate import evaluate
 from fastprune.cli.inspect import inspect
+from fastprune.cli.lut import lut
 from fastprune.cli.prune import prune
 from fastprune.cli.sweep import sweep
+from fastprune.distributed import current_group, data_parallel
 from fastprune.errors import FastpruneError
 from fastprune.version import __version__
 
 
 class _Group(click.Group):
-    """Prints fastprune's own errors as the one line they are."""
+    """Prints fastprune's own errors as the one line they are.
+
+    Of processes that torchrun has started, the first alone is heard.
+    """
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        try:
+            with data_parallel() as group, _silent(group.rank > 0):
+                return super().main(*args, **kwargs)
+        except FastpruneError as error:
+            _complain(error)
+            sys.exit(1)
 
     def invoke(self, context: click.Context) -> Any:
         # A terminated run leaves through the same clean-up as an interrupted one.
         signal.signal(signal.SIGTERM, signal.default_int_handler)
         try:
-            return super().invoke(context)
+            with current_group().agreed():
+                return super().invoke(context)
         except FastpruneError as error:
-            click.echo(f"fastprune: error: {error}", err=True)
+            _complain(error)
             sys.exit(1)
         except KeyboardInterrupt:
             click.echo("fastprune: interrupted; nothing was left half-written", err=True)
             sys.exit(130)
+
+
+def _complain(error: FastpruneError) -> None:
+    click.echo(f"fastprune: error: {error}", err=True)
+
+
+@contextmanager
+def _silent(silent: bool) -> Iterator[None]:
+    with ExitStack() as stack:
+        if silent:
+            nowhere = stack.enter_context(open(os.devnull, "w"))
+            stack.enter_context(redirect_stdout(nowhere))
+            stack.enter_context(redirect_stderr(nowhere))
+        yield
 
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
@@ -41,5 +72,5 @@ def main() -> None:
     """Prune Transformers without retraining: smaller, faster models in seconds."""
 
 
-for _command in (prune, sweep, batch, evaluate, inspect, doctor, demo):
+for _command in (prune, sweep, batch, evaluate, inspect, lut, doctor, demo):
     main.add_command(_command)

@@ -71,7 +71,14 @@ _PRUNING = [
     ),
     click.option("--seq-len", type=float, metavar="N", help="Tokens at which MACs are counted."),
     click.option(
-        "--align", default=1, show_default=True, help="Filter counts are multiples of this."
+        "--align",
+        type=int,
+        help="Filter counts are multiples of this.  [default: 1; 8 under a latency budget]",
+    ),
+    click.option(
+        "--latency-table",
+        metavar="FILE",
+        help="What fastprune lut has measured.  [default: latency budgets measure it first]",
     ),
     click.option("--uniform", is_flag=True, help="Same widths in every layer: a stock checkpoint."),
 ]

@@ -20,6 +20,7 @@ from fastprune.cli.options import (
 )
 from fastprune.cli.tables import print_report
 from fastprune.device import resolve_dtype
+from fastprune.distributed import current_group
 from fastprune.pareto.files import budget_directory
 from fastprune.pipeline import prune_to_budgets
 from fastprune.settings import Settings
@@ -36,8 +37,8 @@ from fastprune.settings import Settings
     default=["macs=0.5"],
     show_default=True,
     metavar="KIND=VALUE",
-    help="macs=0.5 or params=0.6 for a share, macs=250M for a number. May repeat: one calibration,"
-    " one subdirectory of --out per budget.",
+    help="macs=0.5, params=0.6 or latency=0.7 for a share, macs=250M or latency=12ms for a number."
+    " May repeat: one calibration, one subdirectory of --out per budget.",
 )
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Output directory.")
 @click.option("--overwrite", is_flag=True, help="Replace an existing output directory.")
@@ -61,8 +62,9 @@ def prune(
     calm_libraries()
     asked = [parse_budget(budget) for budget in budgets]
     targets = _targets(out, asked)
-    for target in targets:
-        check_target(target, overwrite, keep=[model, train, eval_data])
+    sources = [model, train, eval_data]
+    # The first process saves, perhaps where others have a directory of that name.
+    current_group().first(lambda: [check_target(t, overwrite, keep=sources) for t in targets])
     settings = Settings(
         budgets=tuple(asked),
         dtype=resolve_dtype(dtype),
@@ -77,6 +79,8 @@ def prune(
         reports.append(result.report.to_dict())
         if not (quiet or as_json):
             print_report(result.report, target, stock=result.uniform)
+        for warning in result.report.warnings if quiet or as_json else ():
+            click.echo(f"fastprune: warning: {warning}", err=True)
     if as_json:
         click.echo(json.dumps(reports if len(reports) > 1 else reports[0], indent=2))
 

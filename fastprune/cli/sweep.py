@@ -36,7 +36,8 @@ from fastprune.settings import Settings
     default=DEFAULT_BUDGETS,
     show_default=True,
     metavar="KIND=VALUE",
-    help="macs=0.5 or params=0.6 for a share, macs=250M for a number. Repeat it.",
+    help="macs=0.5, params=0.6 or latency=0.7 for a share, macs=250M or latency=12ms for a number."
+    " Repeat it.",
 )
 @click.option(
     "--out",

@@ -43,6 +43,13 @@ def print_report(report: Report, saved_to: Path | None = None, *, stock: bool = 
             f"{latency.pruned:.1f} ms",
             f"{latency.speedup:.2f}x faster",
         )
+        if latency.estimated is not None and latency.deviation is not None:
+            table.add_row(
+                "latency, as the table estimates",
+                f"{latency.estimated.dense:.1f} ms",
+                f"{latency.estimated.pruned:.1f} ms",
+                f"{latency.deviation:+.1%} off",
+            )
     console.print(table)
     for kind, counts in report.units.items():
         console.print(f"{kind} per layer: {' '.join(map(str, counts))}")

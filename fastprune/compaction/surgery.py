@@ -58,6 +58,12 @@ def shrink_(model: nn.Module, masks: Mapping[str, torch.Tensor]) -> None:
         describe_(getattr(model, "config", None), layer_units(model))
 
 
+def refit_(model: nn.Module) -> None:
+    """Make head counts and config agree with the weights of a model that others have pruned."""
+    _refit(model, anatomy(model))
+    describe_(getattr(model, "config", None), layer_units(model))
+
+
 def resize_(model: nn.Module, units: Mapping[Any, list[int]]) -> None:
     """Shrink ``model`` in place to ``units[kind][layer]`` units, keeping the first ones.
 

@@ -124,6 +124,8 @@ _READERS: dict[str, Callable[[Path, dict[str, Any]], Table]] = {
     ".jsonl": _read_json,
     ".parquet": _read_parquet,
 }
+SUFFIXES = tuple(_READERS)
+"""Of the files that can be read."""
 
 
 @contextmanager

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
-from statistics import median
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from typing import Any
 
+import numpy as np
 import torch
-from torch import Tensor, nn
+from numpy.typing import NDArray
+from torch import nn
 
-from fastprune.data.tokens import position_limit
-from fastprune.device import autocast, device_of, evaluation_mode
+from fastprune.device import autocast, cache_off, device_of, evaluation_mode
 from fastprune.errors import FastpruneError
+from fastprune.evaluation.workload import Workload
 from fastprune.progress import progress_bar
+
+_COMPILED_AT_ONCE = 1024
+"""Variants of one model's code that torch.compile keeps; beyond its own limit of 8 it would fall
+back to uncompiled passes in silence."""
 
 
 def measure_latency(
@@ -24,6 +30,7 @@ def measure_latency(
     repeats: int = 20,
     warmup: int = 3,
     dtype: torch.dtype = torch.float32,
+    compiled: bool = False,
     progress: bool = True,
 ) -> dict[str, float]:
     """Median milliseconds of one forward pass of each model, where it is.
@@ -38,33 +45,92 @@ def measure_latency(
         repeats: measured rounds.
         warmup: rounds before them.
         dtype: ``bfloat16`` or ``float16`` runs under autocast, ``float32`` in the weights' type.
+        compiled: put the models through ``torch.compile`` first.
 
     Raises:
-        FastpruneError: no repeats, or inputs that a model cannot take.
+        FastpruneError: no repeats, inputs that a model cannot take, or a compiler that fails.
     """
-    if min(batch, length, repeats) < 1 or warmup < 0:
-        raise FastpruneError("batch, length and repeats of a measurement must be 1 or more")
-    inputs = {name: _inputs(model, batch, length) for name, model in models.items()}
-    times: dict[str, list[float]] = {name: [] for name in models}
-    order = list(models)
+    if repeats < 1 or warmup < 0:
+        raise FastpruneError("repeats of a latency measurement must be 1 or more")
+    timer = PassTimer(list(models.values()), Workload(batch, length, dtype, compiled))
     rounds = range(-warmup, repeats)
-    with evaluation_mode(*models.values()), torch.inference_mode():
-        for number in progress_bar("measure latency", rounds, enabled=progress):
-            for name in order if number % 2 else reversed(order):
-                elapsed = _time_forward(models[name], inputs[name], dtype)
-                if number >= 0:
-                    times[name].append(elapsed)
-    return {name: 1e3 * median(seconds) for name, seconds in times.items()}
+    times = [timer.round() for _ in progress_bar("measure latency", rounds, enabled=progress)]
+    medians = 1e3 * np.median(times[warmup:], axis=0)
+    return dict(zip(models, medians.tolist(), strict=True))
 
 
-def _time_forward(model: nn.Module, inputs: dict[str, Tensor], dtype: torch.dtype) -> float:
-    device = device_of(model)
-    _synchronize(device)
-    start = time.perf_counter()
-    with autocast(device, dtype):
-        model(**inputs)
-    _synchronize(device)
-    return time.perf_counter() - start
+class PassTimer:
+    """Times forward passes of several models in turns."""
+
+    def __init__(self, models: Sequence[nn.Module], workload: Workload) -> None:
+        """Args: models: to time, where they are; workload: what each is given."""
+        self._models = list(models)
+        self._workload = workload
+        self._inputs = [workload.inputs(model) for model in models]
+        compile_: Callable[[nn.Module], Any] = torch.compile if workload.compiled else _as_it_is
+        self._calls = [compile_(model) for model in models]
+        self._rounds = 0
+
+    def round(self, after_each: Callable[[], object] = lambda: None) -> NDArray[np.float64]:
+        """Seconds of one pass of each model, [models]. The first round warms up, and compiles.
+
+        Args:
+            after_each: called after every pass, not timed.
+
+        Raises:
+            FastpruneError: the device runs out of memory, or models cannot be compiled.
+        """
+        times = np.zeros(len(self._models))
+        order = range(len(self._models))
+        self._rounds += 1
+        with ExitStack() as stack:
+            stack.enter_context(evaluation_mode(*self._models))
+            for model in self._models:
+                stack.enter_context(cache_off(model))
+            stack.enter_context(torch.inference_mode())
+            if self._workload.compiled:
+                stack.enter_context(_roomy_compiler())
+            for i in reversed(order) if self._rounds % 2 else order:
+                times[i] = self._time(i)
+                after_each()
+        return times
+
+    def _time(self, i: int) -> float:
+        device = device_of(self._models[i])
+        try:
+            if self._workload.compiled:
+                # Brings this variant's code to the front of those that torch.compile looks through.
+                self._run(i, device)
+            _synchronize(device)
+            start = time.perf_counter()
+            self._run(i, device)
+            _synchronize(device)
+            return time.perf_counter() - start
+        except torch.OutOfMemoryError as error:
+            raise FastpruneError(
+                f"{self._workload} do not fit on {device}; measure latency with a smaller batch"
+            ) from error
+        except RuntimeError as error:
+            if not self._workload.compiled:
+                raise
+            raise FastpruneError(
+                f"torch.compile fails here ({_first_line(error)}); install a C++ compiler, or "
+                "measure without compiling"
+            ) from error
+
+    def _run(self, i: int, device: torch.device) -> None:
+        with autocast(device, self._workload.dtype):
+            self._calls[i](**self._inputs[i])
+
+
+def _as_it_is(model: nn.Module) -> nn.Module:
+    return model
+
+
+def _roomy_compiler() -> Any:
+    return torch._dynamo.config.patch(
+        recompile_limit=_COMPILED_AT_ONCE, accumulated_recompile_limit=_COMPILED_AT_ONCE
+    )
 
 
 def _synchronize(device: torch.device) -> None:
@@ -72,23 +138,5 @@ def _synchronize(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def _inputs(model: Any, batch: int, length: int) -> dict[str, Tensor]:
-    config, device = model.config, device_of(model)
-    generator = torch.Generator().manual_seed(0)
-    if getattr(model, "main_input_name", "input_ids") == "pixel_values":
-        size = config.image_size
-        height, width = size if isinstance(size, (list, tuple)) else (size, size)
-        pixels = torch.randn(batch, config.num_channels, height, width, generator=generator)
-        return {"pixel_values": pixels.to(device, model.dtype)}
-    limit = position_limit(config)
-    if limit is not None and length > limit:
-        raise FastpruneError(
-            f"latency cannot be measured at {length} tokens: the model takes {limit}; "
-            f"use a length of {limit} or less"
-        )
-    text = config.get_text_config()
-    ids = torch.randint(text.vocab_size, (batch, length), generator=generator)
-    if text.pad_token_id is not None:
-        # A random pad token would move RoBERTa's positions and a decoder's last token.
-        ids[ids == text.pad_token_id] = (text.pad_token_id + 1) % text.vocab_size
-    return {"input_ids": ids.to(device), "attention_mask": torch.ones_like(ids).to(device)}
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

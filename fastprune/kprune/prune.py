@@ -14,6 +14,7 @@ from fastprune.calibration.trace import Trace
 from fastprune.compaction import compact
 from fastprune.compaction.surgery import shrink_
 from fastprune.data import Samples
+from fastprune.distributed import ALONE, Group
 from fastprune.kprune.reference import Reference
 from fastprune.kprune.threshold import keep_best
 from fastprune.progress import progress_bar
@@ -55,6 +56,7 @@ def kprune(
     seed: int = 0,
     dtype: torch.dtype = torch.float32,
     watch: Stopwatch | None = None,
+    group: Group = ALONE,
     progress: bool = False,
 ) -> KPruned:
     """Prune a model to a budget with K-prune (Park et al., ICLR 2024).
@@ -98,6 +100,8 @@ def kprune(
         seed: of sampled targets. Not used where there is a ``reference``.
         dtype: autocast type of the passes, likewise.
         watch: times scoring as ``"search"``.
+        group: processes that each give their own samples, in whole mini-batches of 32, and a
+            ``reference`` made by the same group.
         progress: show a progress bar.
 
     Raises:
@@ -109,12 +113,14 @@ def kprune(
     prices = price_sites(sites, budget.kind, seq_len or samples.mean_length)
     check_reachable(prices, [budget], min(prices.per_unit))
     if reference is None:
-        reference = Reference(dense, samples, batch_size=batch_size, seed=seed, dtype=dtype)
+        reference = Reference(
+            dense, samples, batch_size=batch_size, seed=seed, dtype=dtype, group=group
+        )
     tuner = TUNERS["weights"]
     assert tuner is not None
     student = compact(dense, {})
     with progress_bar("kprune", total=len(sites), enabled=progress, unit="sublayer") as bar:
-        selection = _Selection(student, reference, prices, budget, lam, mu)
+        selection = _Selection(student, reference, prices, budget, lam, mu, group)
 
         def approach(site: Site) -> None:
             with (watch or Stopwatch()).stage("search"):
@@ -130,6 +136,7 @@ def kprune(
             approach=approach,
             batch_size=batch_size,
             dtype=dtype,
+            group=group,
         )
     _restore_modes(student, dense)
     return KPruned(student, selection.masks, tuning)
@@ -146,10 +153,11 @@ class _Selection:
         budget: Budget,
         lam: float,
         mu: float | None,
+        group: Group,
     ) -> None:
         self._student, self._reference, self._prices = student, reference, prices
         self._limit = budget.limit(prices.dense)
-        self._lam = lam
+        self._lam, self._group = lam, group
         factors = [(mu or site.group) if site.kind == "attention" else 1 for site in prices.sites]
         self._per_price = [
             factor / price for factor, price in zip(factors, prices.per_unit, strict=True)
@@ -160,7 +168,8 @@ class _Selection:
         """Keep the units of the next site that are worth it, and remove the others."""
         decided = [int(mask.sum()) for mask in self.masks.values()]
         assert site.name == self._prices.sites[len(decided)].name
-        mask = keep_best(self._worth(len(decided)), self._prices, decided, self._limit)[0]
+        worth = self._worth(len(decided))
+        mask = self._group.first(lambda: keep_best(worth, self._prices, decided, self._limit)[0])
         self.masks[site.name] = torch.from_numpy(mask).float()
         shrink_(self._student, {site.name: self.masks[site.name]})
 

@@ -21,6 +21,7 @@ from fastprune.device import (
     evaluation_mode,
     trace_bytes,
 )
+from fastprune.distributed import ALONE, Group
 from fastprune.kprune.divergence import Divergence, Prediction
 from fastprune.kprune.scores import Scores, score_sites
 from fastprune.structure import Site, find_sites
@@ -42,6 +43,7 @@ class Reference:
         seed: int = 0,
         dtype: torch.dtype = torch.float32,
         recorder: Recorder | None = None,
+        group: Group = ALONE,
     ) -> None:
         """Run the samples through the model, forward and backward.
 
@@ -52,12 +54,14 @@ class Reference:
             seed: of sampled targets.
             dtype: autocast type of the passes.
             recorder: also records the forward passes, for tuning.
+            group: processes that each give their own samples, in whole mini-batches.
 
         Raises:
             DataError: a task without a divergence.
             NumericalError: a score that is not finite.
         """
         self._model, self._samples, self._dtype = model, samples, dtype
+        self._group = group
         self._divergence = Divergence(samples.task, seed)
         self._groups = samples.groups(batch_size, tokens=batch_tokens(model, dtype))
         self._kept: list[Prediction | None] = []
@@ -71,6 +75,7 @@ class Reference:
             by_sample=True,
             dtype=dtype,
             recorder=recorder,
+            group=group,
         )
         """Of all units of the model, by the curvature of the divergence from itself."""
 
@@ -82,7 +87,13 @@ class Reference:
             sites: of the student.
         """
         return score_sites(
-            student, sites, self._samples, self._groups, self._loss, dtype=self._dtype
+            student,
+            sites,
+            self._samples,
+            self._groups,
+            self._loss,
+            dtype=self._dtype,
+            group=self._group,
         )
 
     def _own_loss(self, number: int, outputs: Any, batch: Batch, group: list[int]) -> Tensor:

@@ -20,6 +20,7 @@ from fastprune.calibration.recorder import Recorder
 from fastprune.data import Samples
 from fastprune.data.samples import model_inputs
 from fastprune.device import autocast, backward_attention, cache_off, device_of, to_device
+from fastprune.distributed import ALONE, Group
 from fastprune.errors import NumericalError
 from fastprune.structure import Site, get_projection
 
@@ -59,6 +60,7 @@ def score_sites(
     by_sample: bool = False,
     dtype: torch.dtype = torch.float32,
     recorder: Recorder | None = None,
+    group: Group = ALONE,
 ) -> Scores:
     """Run all samples through a model and score the units of some of its sites.
 
@@ -71,6 +73,7 @@ def score_sites(
         by_sample: take the mean square over samples instead of over means of mini-batches.
         dtype: autocast type of the passes.
         recorder: also records the forward passes.
+        group: processes that each give their own samples, in whole mini-batches.
 
     Raises:
         NumericalError: a score that is not finite.
@@ -90,15 +93,15 @@ def score_sites(
             projection = model.get_submodule(site.name)
             stack.callback(projection.register_forward_pre_hook(powers.hook(index)).remove)
         stack.enter_context(recorder or nullcontext())
-        for number, group in enumerate(groups):
-            batch = samples.collate(group)
+        for number, positions in enumerate(groups):
+            batch = samples.collate(positions)
             mask = batch.get("attention_mask")
             batch = to_device(batch, device)
-            gradients.begin(len(group), batch.get("attention_mask"))
+            gradients.begin(len(positions), batch.get("attention_mask"))
             powers.begin(mask)
             with autocast(device, dtype):
                 outputs = model(**model_inputs(batch))
-            losses = loss(number, outputs, batch, group)
+            losses = loss(number, outputs, batch, positions)
             if recorder is not None:
                 recorder.keep(mask)
             losses.sum().backward()
@@ -107,13 +110,16 @@ def score_sites(
                 sums += rows.square().sum(0)
             else:
                 # As a product: on a GPU, index_add_ sums in no fixed order.
-                of = nn.functional.one_hot(torch.tensor(group) // MINI_BATCH, batches)
+                of = nn.functional.one_hot(torch.tensor(positions) // MINI_BATCH, batches)
                 sums += of.T.to(rows) @ rows
     if by_sample:
-        predictive = sums[0] / (2 * len(samples))
+        squares = sums[0]
     else:
         sizes = torch.bincount(torch.arange(len(samples)) // MINI_BATCH).to(device)
-        predictive = (sums / sizes[:, None]).square().sum(0) / (2 * len(samples))
+        squares = (sums / sizes[:, None]).square().sum(0)
+    count = torch.tensor(len(samples))
+    group.sum_(count, squares, *powers.sums, powers.tokens)
+    predictive = squares / (2 * int(count))
     scores = Scores(
         _by_unit(predictive, sites).cpu(), _by_unit(powers.contributions(model), sites).cpu()
     )
@@ -122,14 +128,19 @@ def score_sites(
 
 
 class _Powers:
-    """Mean squares of the inputs of projections, column by column."""
+    """Mean squares of the inputs of projections, column by column.
+
+    Attributes:
+        sums: per site, float64 [columns], of the squares.
+        tokens: int64 [sites] on the CPU, how many were seen.
+    """
 
     def __init__(self, sites: Sequence[Site], device: torch.device) -> None:
         self._sites = sites
-        self._sums = [
+        self.sums = [
             torch.zeros(site.columns, dtype=torch.float64, device=device) for site in sites
         ]
-        self._tokens = [0] * len(sites)
+        self.tokens = torch.zeros(len(sites), dtype=torch.int64)
         self._device = device
 
     def begin(self, mask: Tensor | None) -> None:
@@ -147,15 +158,15 @@ class _Powers:
             if self._rows is not None and len(x) == self._padded:
                 x = x.index_select(0, self._rows)
             norms = torch.linalg.vector_norm(x, dim=0, dtype=torch.float32)
-            self._sums[index] += norms.double().square()
-            self._tokens[index] += len(x)
+            self.sums[index] += norms.double().square()
+            self.tokens[index] += len(x)
 
         return see
 
     def contributions(self, model: nn.Module) -> Tensor:
         """Representative knowledge of every column: float64 [columns of all sites]."""
         found = []
-        for site, sums, tokens in zip(self._sites, self._sums, self._tokens, strict=True):
+        for site, sums, tokens in zip(self._sites, self.sums, self.tokens.tolist(), strict=True):
             weight, _ = get_projection(model, site)
             found.append(sums / max(tokens, 1) * weight.double().square().mean(0))
         return torch.cat(found)

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import fields, replace
 from difflib import get_close_matches
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from fastprune.budget import Budget, parse_budget
 from fastprune.calibration import Statistics
 from fastprune.calibration.cache import cache_directory
 from fastprune.device import resolve_dtype
+from fastprune.distributed import current_group
 from fastprune.errors import CheckpointError, FastpruneError
 from fastprune.pareto.curve import Sweep
 from fastprune.pareto.files import budget_directory, finished, write_curve
@@ -85,17 +87,18 @@ def sweep(
         cache=resolve_cache(cache),
         **options,
     )
-    return run_sweep(
-        model,
-        data,
-        settings,
-        out=None if out is None else Path(out),
-        overwrite=overwrite,
-        resume=resume,
-        eval_data=eval_data,
-        tokenizer=tokenizer,
-        statistics=statistics,
-    )
+    with current_group().agreed():
+        return run_sweep(
+            model,
+            data,
+            settings,
+            out=None if out is None else Path(out),
+            overwrite=overwrite,
+            resume=resume,
+            eval_data=eval_data,
+            tokenizer=tokenizer,
+            statistics=statistics,
+        )
 
 
 def resolve_cache(cache: bool | str | os.PathLike[str]) -> Path | None:
@@ -120,23 +123,26 @@ def run_sweep(
 ) -> Sweep:
     """:func:`sweep` for settings at hand. ``notify`` is told of points kept by ``resume``, too."""
     start = time.perf_counter()
+    group = current_group()  # the first process alone saves, so it alone looks at what is there
     if resume and out is None:
         raise FastpruneError("nothing can be resumed without a directory; give out (--out)")
     if out is not None:
         sources = [s for s in (model, data, eval_data) if isinstance(s, (str, os.PathLike))]
         for budget in settings.budgets:
             # What resuming may find there is looked at below.
-            check_target(budget_directory(out, budget), overwrite or resume, keep=sources)
+            target = budget_directory(out, budget)
+            group.first(partial(check_target, target, overwrite or resume, keep=sources))
     prepared = prepare(model, data, settings, eval_data=eval_data, tokenizer=tokenizer)
     fingerprint = prepared.fingerprint(statistics) if resume or out is not None else ""
     points = {}
     if resume and out is not None:
-        points = {point.budget: point for point in finished(out, fingerprint)}
+        found = group.first(lambda: list(finished(out, fingerprint)))
+        points = {point.budget: point for point in found}
         for point in points.values():
             notify(point)
     left = [budget for budget in settings.budgets if str(budget) not in points]
     if out is not None and not overwrite:
-        _refuse_foreign(out, left)
+        group.first(partial(_refuse_foreign, out, left))
     if left:
         prepared = replace(prepared, settings=replace(prepared.settings, budgets=tuple(left)))
         for budget, result in zip(left, prepared.results(statistics), strict=True):
@@ -144,10 +150,11 @@ def run_sweep(
             points[point.budget] = point
             notify(point)
     ordered = sorted(points.values(), key=lambda point: (point.macs, point.params), reverse=True)
-    found = Sweep(tuple(ordered), out, time.perf_counter() - start)
+    seconds = group.first(lambda: time.perf_counter() - start)
+    swept = Sweep(tuple(ordered), out, seconds)
     if out is not None:
-        write_curve(found, out)
-    return found
+        group.first(partial(write_curve, swept, out))
+    return swept
 
 
 def _refuse_foreign(out: Path, budgets: Sequence[Budget]) -> None:

@@ -8,43 +8,41 @@ The first attention sublayer is not tuned, and the first failure ends all tuning
 
 from __future__ import annotations
 
-import numpy as np
 import torch
-from scipy.sparse.linalg import lsmr
 from torch import Tensor
 
 from fastprune import ops
+from fastprune.parity.lsmr import LAST_SUCCESS, damped_lsmr
 from fastprune.structure.site import Site
 from fastprune.tuning.solvers import SolveFailure, Tuner, Update, apply_scales
 from fastprune.tuning.system import LeastSquares
 
-# LSMR's reasons to stop that count as success: x = 0, or a solution within atol/btol.
-_LAST_SUCCESS = 2
-
 
 def lsmr_scales(site: Site, system: LeastSquares, weight: Tensor, bias: Tensor | None) -> Update:
-    """Mask tuning as released: damped LSMR on the normal matrix, around a scale of one.
+    """Mask tuning as released: :func:`released_scales`, folded into the weight.
+
+    Raises:
+        SolveFailure: LSMR stopped without converging, or a scale left [-10, 10].
+    """
+    return apply_scales(site, weight, released_scales(site, system, weight))
+
+
+def released_scales(site: Site, system: LeastSquares, weight: Tensor) -> Tensor:
+    """The scale of every unit, float32 [units]: damped LSMR on the normal matrix, around one.
 
     Attention gets one more unknown, a constant added to every element of the output; it is solved
     for and thrown away, which is the original's way.
 
     Raises:
-        SolveFailure: LSMR stopped without converging, or a scale left [-10, 10].
+        SolveFailure: LSMR stopped without converging.
     """
     matrix, rhs = ops.tuning_system(system.gram, weight, system.cross, site.group)
     if site.kind == "attention":
         matrix, rhs = _with_constant(site, system, weight, matrix, rhs)
-    a, b = (t.cpu().numpy().astype(np.float32) for t in (matrix, rhs))
-    if len(b) == 1:
-        # The original takes an undefined variable here; this is the undamped step it meant.
-        deviation = b / a[0, 0]
-    else:
-        with np.errstate(over="ignore"):  # its running condition estimate, not the solution
-            deviation, stop_reason, *_ = lsmr(a, b, damp=1.0)
-        if stop_reason > _LAST_SUCCESS:
-            raise SolveFailure(f"LSMR did not converge (reason {stop_reason})")
-    scales = 1 + torch.from_numpy(deviation[: site.units]).to(weight.device)
-    return apply_scales(site, weight, scales)
+    deviation, reason = damped_lsmr(matrix, rhs)
+    if reason > LAST_SUCCESS:
+        raise SolveFailure(f"LSMR did not converge (reason {reason})")
+    return 1 + deviation[: site.units]
 
 
 def _with_constant(
@@ -62,6 +60,10 @@ def _with_constant(
 
 
 RELEASED_TUNER = Tuner(
-    lsmr_scales, first_attention=False, tuned_as_read=("ffn",), stop_at_failure=True
+    lsmr_scales,
+    first_attention=False,
+    tuned_as_read=("ffn",),
+    stop_at_failure=True,
+    by_sums=False,  # LSMR stops early, and where depends on the last digits
 )
 """Mask tuning with the order and the stopping rule of the released code."""

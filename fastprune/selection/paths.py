@@ -59,12 +59,10 @@ class Paths:
     ) -> Tensor:
         """See :meth:`Chooser.masks`."""
         groups = _groups(prices.sites, align, uniform)
-        errors = [_sum_errors([self._paths[i] for i in g.members], g.counts) for g in groups]
-        costs = [
-            g.counts.astype(np.float64) * sum(prices.per_unit[i] for i in g.members) for g in groups
-        ]
-        check_reachable(prices, budgets, _smallest(costs))
-        limits = np.array([budget.limit(prices.dense) for budget in budgets])
+        errors = [_sum([self._paths[i].errors for i in g.members], g.counts) for g in groups]
+        costs = [_sum([prices.curves[i] for i in g.members], g.counts) for g in groups]
+        check_reachable(prices, budgets, prices.fixed + _smallest(costs))
+        limits = np.array([budget.limit(prices.dense) for budget in budgets]) - prices.fixed
         chosen, _ = allocate(errors, costs, limits)
         return torch.stack([self._mask(groups, row) for row in chosen])
 
@@ -75,11 +73,11 @@ class Paths:
         return torch.cat([path.mask(int(k)) for path, k in zip(self._paths, kept, strict=True)])
 
 
-def _sum_errors(paths: Sequence[RemovalPath], counts: NDArray[np.int64]) -> NDArray[np.float64]:
-    """What it costs in total to keep ``counts[k]`` units of each path: float64 like ``counts``."""
+def _sum(curves: Sequence[NDArray[np.float64]], counts: NDArray[np.int64]) -> NDArray[np.float64]:
+    """What keeping ``counts[k]`` units of every site costs in total: float64 like ``counts``."""
     total = np.zeros(len(counts))
-    for path in paths:
-        total += path.errors[counts]
+    for curve in curves:
+        total += curve[counts]
     return total
 
 
@@ -109,7 +107,7 @@ def _groups(sites: Sequence[Site], align: int, uniform: Sequence[SiteKind] | Non
             raise BudgetError("uniform pruning needs a model whose layers all have the same widths")
         (width,) = widths
         # A stock config can describe neither an empty sublayer nor a last, odd step.
-        step = align if kind == "ffn" else 1
+        step = min(align, width) if kind == "ffn" else 1
         counts = np.arange(step, width + 1, step) if kind in uniform else np.array([width])
         groups.append(_Group(members, counts))
     return groups

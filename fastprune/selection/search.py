@@ -69,7 +69,7 @@ def check_reachable(prices: Prices, budgets: Sequence[Budget], smallest: float) 
             share = f"{budget.kind}={round_up(smallest / dense):g}"
             raise BudgetError(
                 f"budget {budget} cannot be reached: the smallest for this model is {share} "
-                f"({smallest:.4g} of {dense:.4g} {budget.kind})"
+                f"({smallest:.4g} of {budget.amount(dense)})"
             )
 
 

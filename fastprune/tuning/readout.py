@@ -7,6 +7,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from fastprune.calibration.trace import Trace
 from fastprune.data import Samples
 from fastprune.data.samples import model_inputs
 from fastprune.device import device_of, to_device
@@ -75,3 +76,11 @@ def select_tokens(readout: Readout, valid: Tensor) -> Tensor:
     else:
         chosen = positions.masked_fill(~valid, -1).amax(1, keepdim=True)
     return positions == chosen
+
+
+def read_rows(readout: Readout, trace: Trace, device: torch.device) -> Tensor | None:
+    """Which tokens of a trace a task reads: int64; None = all."""
+    if readout == "all":
+        return None
+    flags = [select_tokens(readout, batch.valid)[batch.valid] for batch in trace.batches]
+    return torch.cat(flags).nonzero().flatten().to(device)

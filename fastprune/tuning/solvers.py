@@ -46,6 +46,8 @@ class Tuner:
             alone. What either does to other tokens reaches no output.
         stop_at_failure: whether one site that fails ends all tuning; otherwise it alone keeps its
             values.
+        by_sums: whether errors may be found by subtracting sums, which spares a product and costs
+            digits, or always token by token.
     """
 
     solve: Callable[[Site, LeastSquares, Tensor, Tensor | None], Update]
@@ -53,6 +55,7 @@ class Tuner:
     first_attention: bool = True
     tuned_as_read: tuple[SiteKind, ...] = ("attention", "ffn")
     stop_at_failure: bool = False
+    by_sums: bool = True
 
 
 class SolveFailure(Exception):

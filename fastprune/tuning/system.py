@@ -7,6 +7,7 @@ from torch import Tensor
 
 from fastprune import ops
 from fastprune.device import exact_products
+from fastprune.distributed import Group
 
 
 class LeastSquares:
@@ -81,6 +82,12 @@ class LeastSquares:
         self.error.clamp_(min=0)  # what is left of digits that cancel
         self.cross -= produced
         self.error_sum -= w @ self.x_sum
+
+    def sum_over(self, group: Group) -> None:
+        """Add up the tokens that all processes of a group have seen, in place."""
+        rows = torch.tensor(self.rows)
+        group.sum_(rows, self.gram, self.cross, self.x_sum, self.error_sum, self.error)
+        self.rows = int(rows)
 
     def centred(self) -> tuple[Tensor, Tensor]:
         """Gram and cross moments about the mean, which leave the bias free."""

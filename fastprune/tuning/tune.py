@@ -12,10 +12,11 @@ from fastprune.calibration.recorder import record
 from fastprune.calibration.trace import Trace
 from fastprune.data import Samples
 from fastprune.device import backward_attention, batch_tokens, device_of, evaluation_mode
+from fastprune.distributed import ALONE, Group
 from fastprune.progress import progress_bar
 from fastprune.structure import find_sites
 from fastprune.structure.declaration import anatomy
-from fastprune.tuning.readout import Readout, find_readout, select_tokens
+from fastprune.tuning.readout import find_readout, read_rows
 from fastprune.tuning.solvers import Tuner, reconstruct_weights, scale_units
 from fastprune.tuning.student import Buffers
 from fastprune.tuning.teacher import Teacher
@@ -41,6 +42,7 @@ def tune(
     approach: Approach | None = None,
     batch_size: int | None = None,
     dtype: torch.dtype = torch.float32,
+    group: Group = ALONE,
     progress: bool = False,
 ) -> list[SiteTuning]:
     """Tune the output projections of ``student`` in place, first layer to last.
@@ -64,6 +66,8 @@ def tune(
         batch_size: samples per forward pass; by default as many as keep the device busy.
         dtype: autocast type of the forward passes, and type of what is summed up; sums and solves
             are float64.
+        group: processes that each give their own samples; what is solved is summed over all, and
+            all students come out alike, to the last bit.
         progress: show a progress bar.
 
     Returns:
@@ -82,6 +86,7 @@ def tune(
         approach=approach,
         batch_size=batch_size,
         dtype=dtype,
+        group=group,
         progress=progress,
     )
     return outcomes
@@ -99,6 +104,7 @@ def tune_together(
     approach: Approach | None = None,
     batch_size: int | None = None,
     dtype: torch.dtype = torch.float32,
+    group: Group = ALONE,
     progress: bool = False,
 ) -> list[list[SiteTuning]]:
     """Tune several students of one teacher, side by side: what it does is found out once.
@@ -121,7 +127,9 @@ def tune_together(
         trace.check_fit(blocks, find_sites(teacher))
         # The same kernels as in a pass that was recorded on the way to a backward pass.
         stack.enter_context(backward_attention(device_of(teacher), trace.dtype))
-        read = _read_tokens(find_readout(teacher, blocks[-1], samples), trace, device_of(teacher))
+        # The first process has the longest sample, which tells most.
+        readout = group.first(lambda: find_readout(teacher, blocks[-1], samples))
+        read = read_rows(readout, trace, device_of(teacher))
         buffers, leader = Buffers(), Teacher(teacher, trace)
         walks = [
             Walk(
@@ -133,6 +141,7 @@ def tune_together(
                 metrics=metrics or {},
                 approach=approach,
                 buffers=buffers,
+                group=group,
             )
             for student in students
         ]
@@ -143,11 +152,3 @@ def tune_together(
             for walk in going:
                 walk.pass_block(layer, block, targets, last=layer == len(blocks) - 1)
     return [walk.outcomes for walk in walks]
-
-
-def _read_tokens(readout: Readout, trace: Trace, device: torch.device) -> Tensor | None:
-    """Which tokens of a trace the task reads: int64; None = all."""
-    if readout == "all":
-        return None
-    flags = [select_tokens(readout, batch.valid)[batch.valid] for batch in trace.batches]
-    return torch.cat(flags).nonzero().flatten().to(device)

@@ -10,8 +10,10 @@ from torch import Tensor, nn
 
 from fastprune.calibration.trace import Trace
 from fastprune.device import exact_products
+from fastprune.distributed import ALONE, Group
 from fastprune.errors import NumericalError
 from fastprune.structure import Site, SiteKind, find_sites, get_projection, set_projection
+from fastprune.tuning.copies import copy_projections
 from fastprune.tuning.solvers import SolveFailure, Tuner
 from fastprune.tuning.student import Buffers, Halt, Student
 from fastprune.tuning.system import LeastSquares
@@ -57,6 +59,7 @@ class Walk:
         metrics: Mapping[str, Tensor],
         approach: Approach | None = None,
         buffers: Buffers | None = None,
+        group: Group = ALONE,
     ) -> None:
         """Start before the first block.
 
@@ -69,9 +72,11 @@ class Walk:
             metrics: see :func:`fastprune.tuning.tune`.
             approach: likewise.
             buffers: memory shared with walks that take turns block by block.
+            group: processes that walk with the tokens of their own samples.
         """
         self._student, self._tuner = student, tuner
         self._read, self._metrics, self._approach = read, metrics, approach
+        self._group = group
         left = (_as_left(student, site, tuner) for site in find_sites(teacher))
         self._sites = [site for site in left if site is not None]
         self._follower = Student(student, trace, buffers)
@@ -114,13 +119,25 @@ class Walk:
             target = targets[site.name]
             if read is not None and narrowed:
                 target = target.index_select(0, read)
+            system = LeastSquares(
+                site.columns, site.outputs, target.device, self._metrics.get(site.name)
+            )
             halts = self._follower.halts(site)
-            system, size = _sum_up(self._student, site, halts, target, self._metrics.get(site.name))
-            self.outcomes.append(_solve(self._student, site, system, size, self._tuner))
+            size = _sum_up(self._student, site, halts, target, system, self._tuner)
+            self.outcomes.append(self._solve(site, system, size))
             if self.over:
                 return
         if not last:
             self._follower.leave()
+
+    def _solve(self, site: Site, system: LeastSquares, size: Tensor) -> SiteTuning:
+        """Solve what all processes have summed up, once for all of them."""
+        group, student = self._group, self._student
+        system.sum_over(group)
+        group.sum_(size)
+        outcome = group.first(lambda: _solve(student, site, system, size, self._tuner))
+        copy_projections(student, [site], group)
+        return outcome
 
     def _prepare(self, sites: Sequence[Site], kind: SiteKind) -> None:
         for site in sites:
@@ -143,15 +160,15 @@ def _sum_up(
     site: Site,
     halts: Iterable[Halt],
     target: Tensor,
-    metric: Tensor | None,
-) -> tuple[LeastSquares, Tensor]:
-    """How far the student's sublayer is from its target [tokens, outputs], and why.
+    system: LeastSquares,
+    tuner: Tuner,
+) -> Tensor:
+    """Add to a problem how far the student's sublayer is from its target [tokens, outputs].
 
     Returns:
-        The least-squares problem, and the sum of squares of the target (float64 scalar).
+        The sum of squares of the target (float64 scalar).
     """
     weight, bias = get_projection(student, site)
-    system = LeastSquares(site.columns, site.outputs, weight.device, metric)
     size = torch.zeros((), dtype=torch.float64, device=weight.device)
     by_sums = False
     for halt in halts:
@@ -161,13 +178,13 @@ def _sum_up(
         if bias is not None:
             error -= bias
         if halt.span.start == 0:
-            by_sums = _digits_to_spare(halt.x, error, weight)
+            by_sums = tuner.by_sums and _digits_to_spare(halt.x, error, weight)
         if not by_sums:
             error -= nn.functional.linear(halt.x, weight.to(halt.x.dtype))
         system.add(halt.x, error)
     if by_sums:
         system.subtract(weight)
-    return system, size
+    return size
 
 
 def _digits_to_spare(x: Tensor, wanted: Tensor, weight: Tensor) -> bool:

@@ -15,6 +15,9 @@ from fastprune.errors import BudgetError
         (0.7, Budget("macs", 0.7)),
         ({"params": 0.25}, Budget("params", 0.25)),
         ("macs=250M", Budget("macs", 250e6, relative=False)),
+        ("latency=0.7", Budget("latency", 0.7)),
+        ("latency = 12MS", Budget("latency", 12.0, relative=False)),
+        ({"latency": ".5ms"}, Budget("latency", 0.5, relative=False)),
         ("params=1.5k", Budget("params", 1500.0, relative=False)),
         ("MACS=1e-3", Budget("macs", 1e-3)),
         (Budget("macs", 0.5), Budget("macs", 0.5)),
@@ -26,7 +29,8 @@ def test_forms_users_write(given, expected):
 
 @pytest.mark.parametrize(
     "given",
-    ["macs=0", "macs=-0.5", "macs=1", "macs=1.5", "macs=nan", "macs=inf", "latency=0.5", "macs=",
+    ["macs=0", "macs=-0.5", "macs=1", "macs=1.5", "macs=nan", "macs=inf",
+     "latency=12M", "latency=12", "latency=0ms", "macs=5ms", "macs=",
      "", "macs=half", "flops=0.5", "macs=0.5=0.6", "macs=-5M", {"macs": 0.5, "params": 0.5}, {},
      True, None, 1.0, float("nan")],
 )  # fmt: skip
@@ -36,7 +40,9 @@ def test_unusable_budgets_are_refused_in_one_line(given):
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("text", ["macs=0.5", "params=0.25", "macs=250M", "params=1.5K"])
+@pytest.mark.parametrize(
+    "text", ["macs=0.5", "params=0.25", "macs=250M", "params=1.5K", "latency=0.7", "latency=0.12ms"]
+)
 def test_a_budget_reads_back_as_it_is_written(text):
     assert str(parse_budget(text)) == text
     assert parse_budget(str(parse_budget(text))) == parse_budget(text)
@@ -47,6 +53,8 @@ def test_limits():
     assert parse_budget("macs=1K").limit(2000.0) == 1000.0
     with pytest.raises(BudgetError, match="keeps everything"):
         parse_budget("macs=1K").limit(1000.0)
+    with pytest.raises(BudgetError, match="a pass of the model costs"):
+        parse_budget("latency=10ms").limit(9.5)
 
 
 def test_part_of_the_way_shrinks_by_equal_factors():

@@ -101,7 +101,7 @@ def test_doctor_checks_every_operation():
         (["--budget", "macs=0"], "positive"),
         (["--budget", "macs=1"], "between 0 and 1"),
         (["--budget", "macs=0.00001"], "smallest"),
-        (["--budget", "flops=0.5"], "macs and params"),
+        (["--budget", "flops=0.5"], "macs, params and latency"),
         (["--train", "{root}/missing.tsv"], "missing.tsv"),
         (["--train", "{root}/empty.tsv"], "empty.tsv"),
         (["--train", "{root}/strange.tsv", "--samples", "2"], "7"),
@@ -233,3 +233,72 @@ def test_half_precision_checkpoints_keep_their_type(workspace, tmp_path, tokeniz
     )  # fmt: skip
     assert result.exit_code == 0, result.output
     assert fastprune.load_pretrained(tmp_path / "out").dtype == torch.bfloat16
+
+
+def sweep_arguments(root, out, *extra):
+    arguments = prune_arguments(root, out, "--budget", "macs=0.7", "--budget", "macs=0.4", *extra)
+    return ["sweep", *arguments[1:]]
+
+
+def test_sweep_saves_every_model_and_names_the_one_asked_for(workspace, tmp_path):
+    out = tmp_path / "out"
+    result = run(*sweep_arguments(workspace, out, "--pick", "score>=0"))
+    assert result.exit_code == 0, result.output
+    assert "macs=0.7: " in result.output
+    assert f"picked: {out / 'macs-0.4'}" in result.output.replace("\n", "")
+    reloaded = fastprune.load_pretrained(out / "macs-0.4")
+    assert sum(p.numel() for p in reloaded.parameters()) < sum(
+        p.numel() for p in fastprune.load_pretrained(workspace / "model").parameters()
+    )
+
+
+def test_sweep_resumes_and_prints_json(workspace, tmp_path):
+    out = tmp_path / "out"
+    first = run(*sweep_arguments(workspace, out, "--json"))
+    again = run(*sweep_arguments(workspace, out, "--resume", "--json", "--pick", "drop<=2"))
+    assert (first.exit_code, again.exit_code) == (0, 0), again.output
+    points = json.loads(first.output)["points"]
+    assert json.loads(again.output) == {"points": points, "picked": str(out / "macs-0.4")}
+
+
+def test_sweep_quietly_prints_what_was_picked_alone(workspace, tmp_path):
+    out = tmp_path / "out"
+    result = run(*sweep_arguments(workspace, out, "--quiet", "--pick", "macs<=0.5"))
+    assert (result.exit_code, result.output) == (0, f"{out / 'macs-0.4'}\n")
+
+
+@pytest.mark.parametrize(
+    ("extra", "message"),
+    [
+        (["--pick", "accuracy"], "cannot read 'accuracy' as a condition"),
+        (["--pick", "accuracy>=2"], "no model of this sweep has accuracy>=2 (best: "),
+        (["--budget", "macs=0.7"], "given twice"),
+        (["--budget", "macs=1e-9"], "the smallest for this model"),
+        (["--cache", "x", "--no-cache"], "exclude each other"),
+        (["--eval", "nowhere.tsv"], "nowhere.tsv"),
+    ],
+)
+def test_sweep_says_in_one_line_what_is_wrong(workspace, tmp_path, extra, message):
+    result = run(*sweep_arguments(workspace, tmp_path / "out", "--quiet", *extra))
+    assert result.exit_code in (1, 2)
+    assert message in result.output
+    assert "Traceback" not in result.output
+
+
+def test_a_condition_that_nothing_meets_leaves_the_models(workspace, tmp_path):
+    out = tmp_path / "out"
+    assert run(*sweep_arguments(workspace, out, "--pick", "score>2")).exit_code == 1
+    assert (out / "macs-0.4" / "config.json").exists()
+    assert (out / "curve.json").exists()
+
+
+def test_sweep_refuses_what_exists_and_replaces_it_when_told(workspace, tmp_path):
+    out = tmp_path / "out"
+    assert run(*sweep_arguments(workspace, out)).exit_code == 0
+    refused = run(*sweep_arguments(workspace, out))
+    assert refused.exit_code == 1
+    assert "--overwrite" in refused.output
+    other = run(*sweep_arguments(workspace, out, "--resume", "--seed", 1))
+    assert other.exit_code == 1
+    assert "another model, data or settings" in other.output
+    assert run(*sweep_arguments(workspace, out, "--overwrite", "--seed", 1)).exit_code == 0

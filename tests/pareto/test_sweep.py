@@ -256,3 +256,11 @@ def test_existing_models_stay_unless_told_otherwise(bert, samples, tmp_path, pas
     assert len(passes) == 1
     assert not (out / "macs-0.6").exists()
     fastprune.sweep(bert, samples, ["macs=0.5"], out=out, overwrite=True, **QUICK)
+
+
+@pytest.mark.parametrize("options", [{"method": "kprune"}, {"preset": "kwon2022"}])
+def test_methods_that_share_less_sweep_as_well(bert, samples, options):
+    found = fastprune.sweep(bert, samples, ["macs=0.7", "macs=0.4"], **QUICK, **options)
+    for point in found.points:
+        alone = fastprune.prune(bert, samples, point.budget, **QUICK, **options)
+        assert same_weights(point.load(), alone.model), point.budget

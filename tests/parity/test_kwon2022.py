@@ -43,7 +43,7 @@ def released(x, weight, bias, target, group, *, constant):
     ata, atb = ata.numpy().astype(np.float32), (atb - ata.sum(1)).numpy().astype(np.float32)
     if len(atb) == 1:
         return 1 + torch.from_numpy(atb / ata[0, 0]), 1
-    deviation, stop_reason, *_ = lsmr(ata, atb, damp=1.0)
+    deviation, stop_reason, *_ = lsmr(ata, atb, damp=1.0, maxiter=5 * len(atb))
     return 1 + torch.from_numpy(deviation)[:units], stop_reason
 
 

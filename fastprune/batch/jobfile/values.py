@@ -98,6 +98,11 @@ def read_option(document: Document, key: str, node: Node) -> Any:
         if isinstance(value, bool):
             return value
         return str(_absolute(document, document.text(node, key)))
+    if key == "latency_table":
+        path = _absolute(document, document.text(node, key))
+        if not path.is_file():
+            raise document.error(node, f"{key}: there is no file {path}; check the path")
+        return str(path)
     if key == "text_columns":
         names = value.split(",") if isinstance(value, str) else value
         if not isinstance(names, list) or not all(isinstance(name, str) for name in names):

@@ -1,0 +1,1 @@
+"""Faces that other projects know: drop-in replacements for their slower parts."""

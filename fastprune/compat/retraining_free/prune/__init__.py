@@ -1,0 +1,1 @@
+"""Mask gradients, search, rearrangement and rescaling."""
