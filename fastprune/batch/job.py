@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
-from fastprune.budget import parse_budget
+from fastprune.budget import Budget
 from fastprune.device import resolve_dtype
+from fastprune.pareto.files import budget_directory
 from fastprune.pareto.sweep import resolve_cache
 from fastprune.settings import Settings
 
@@ -33,7 +35,7 @@ class Job:
         model: directory or hub id.
         train: calibration data: a file or the name of a hub task.
         eval: held-out data, likewise; None where nothing is scored.
-        budgets: as text, each once.
+        budgets: each once.
         options: further keywords of :func:`fastprune.sweep`, as they stand in the job file.
         resources: what it holds while it runs.
         overwrite: whether results of another model, data or options may be replaced.
@@ -44,7 +46,7 @@ class Job:
     model: str
     train: str
     eval: str | None
-    budgets: tuple[str, ...]
+    budgets: tuple[Budget, ...]
     options: dict[str, Any] = field(default_factory=dict)
     resources: Resources = field(default_factory=Resources)
     overwrite: bool = False
@@ -52,13 +54,13 @@ class Job:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, ready for JSON."""
-        return {**asdict(self), "budgets": list(self.budgets)}
+        return asdict(self)
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Job:
         """The job that :meth:`to_dict` describes."""
         fields = dict(values)
-        fields["budgets"] = tuple(fields["budgets"])
+        fields["budgets"] = tuple(Budget(**budget) for budget in fields["budgets"])
         fields["resources"] = Resources(**fields["resources"])
         return cls(**fields)
 
@@ -77,8 +79,8 @@ class Job:
         options = dict(self.options)
         options["dtype"] = resolve_dtype(options.get("dtype", "auto"))
         options["cache"] = resolve_cache(options.get("cache", True))
-        return Settings(budgets=tuple(map(parse_budget, self.budgets)), **options)
+        return Settings(budgets=self.budgets, **options)
 
     def directories(self) -> dict[str, str]:
-        """The name of every budget's directory within the job's own."""
-        return {budget: budget.replace("=", "-") for budget in self.budgets}
+        """The name of every budget's directory within the job's own, by the budget as text."""
+        return {str(budget): budget_directory(Path(), budget).name for budget in self.budgets}

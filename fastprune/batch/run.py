@@ -18,6 +18,7 @@ from fastprune.batch.local import LocalExecutor
 from fastprune.batch.schedule import Schedule
 from fastprune.batch.store import Store
 from fastprune.batch.summary import Summary, summarise, write_summary
+from fastprune.distributed import current_group
 from fastprune.errors import BatchError
 
 _PAUSE = 0.1
@@ -56,6 +57,8 @@ def run_batch(
     Raises:
         FastpruneError: nothing could be started, and nothing was.
     """
+    if current_group().size > 1:
+        raise BatchError("a batch starts processes of its own; run it without torchrun")
     file = read_job_file(Path(job_file))
     where = out if out is not None else file.out
     if where is None:

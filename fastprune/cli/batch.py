@@ -127,6 +127,6 @@ def _list_jobs(job_file: Path, as_json: bool) -> None:
     for column in ("job", "model", "train", "eval", "budgets"):
         table.add_column(column, overflow="fold")
     for job in jobs:
-        cells = (job.name, job.model, job.train, job.eval or "", " ".join(job.budgets))
+        cells = (job.name, job.model, job.train, job.eval or "", " ".join(map(str, job.budgets)))
         table.add_row(*map(escape, cells))
     Console(highlight=False).print(table)

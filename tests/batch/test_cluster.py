@@ -14,6 +14,7 @@ from click.testing import CliRunner
 from fastprune.batch.cluster import RayExecutor
 from fastprune.batch.job import Job, Resources
 from fastprune.batch.store import Store
+from fastprune.budget import Budget
 from fastprune.cli import main
 from fastprune.errors import BatchError
 
@@ -98,7 +99,9 @@ def test_a_cluster_of_this_machine(job_file, tmp_path):
     program = "import os, sys; n = sys.argv[2]; os.kill(os.getpid(), 9) if n == 'killed' else None"
     executor = RayExecutor(store, worker=(sys.executable, "-c", program + "; sys.exit(3)"))
     try:
-        jobs = [Job(n, "model", "sst2", None, ("macs=0.5",)) for n in ("killed", "crashed")]
+        jobs = [
+            Job(n, "model", "sst2", None, (Budget("macs", 0.5),)) for n in ("killed", "crashed")
+        ]
         assert all(executor.start(job, 1) for job in jobs)
         found = endings(executor, 2)
         assert {name: ending.kind for name, ending in found.items()} == {
@@ -107,7 +110,16 @@ def test_a_cluster_of_this_machine(job_file, tmp_path):
         }
         with pytest.raises(BatchError, match=r"line 7: .*no node"):
             executor.check(
-                Job("a", "model", "sst2", None, ("macs=0.5",), {}, Resources(4096), place="line 7")
+                Job(
+                    "a",
+                    "model",
+                    "sst2",
+                    None,
+                    (Budget("macs", 0.5),),
+                    {},
+                    Resources(4096),
+                    place="line 7",
+                )
             )
     finally:
         executor.stop()

@@ -15,6 +15,7 @@ from fastprune.batch import local
 from fastprune.batch.job import Job, Resources
 from fastprune.batch.local import LocalExecutor
 from fastprune.batch.store import Store
+from fastprune.budget import Budget
 from fastprune.errors import BatchError
 
 # Workers that need no torch: they say what they were given, and then wait, or do not listen.
@@ -49,7 +50,14 @@ def machine(monkeypatch):
 def job(name: str, **options) -> Job:
     resources = Resources(options.pop("cpus", None), options.pop("gpus", None))
     return Job(
-        name, "model", "sst2", None, ("macs=0.5",), options, resources, place="jobs.yaml, line 3"
+        name,
+        "model",
+        "sst2",
+        None,
+        (Budget("macs", 0.5),),
+        options,
+        resources,
+        place="jobs.yaml, line 3",
     )
 
 

@@ -11,6 +11,7 @@ from fastprune.batch.job import Job
 from fastprune.batch.run import run_jobs
 from fastprune.batch.schedule import Schedule
 from fastprune.batch.store import Store
+from fastprune.budget import Budget
 from fastprune.errors import BatchError
 
 OOM = Ending("out of memory", "RuntimeError: out of memory")
@@ -20,7 +21,7 @@ DONE = Ending("done")
 
 
 def job(name: str) -> Job:
-    return Job(name, "model", "sst2", None, ("macs=0.5",))
+    return Job(name, "model", "sst2", None, (Budget("macs", 0.5),))
 
 
 class Script:

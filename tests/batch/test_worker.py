@@ -12,6 +12,7 @@ from fastprune.batch import worker
 from fastprune.batch.attempt import ending_of
 from fastprune.batch.job import Job
 from fastprune.batch.store import Store
+from fastprune.budget import Budget
 from fastprune.errors import BatchError, CheckpointError, FastpruneError
 
 
@@ -21,7 +22,7 @@ def store(tmp_path, monkeypatch):
     monkeypatch.setattr("signal.signal", lambda *_: None)
     store = Store(tmp_path / "out")
     store.prepare()
-    store.write_job(Job("a", "model", "sst2", None, ("macs=0.5",)))
+    store.write_job(Job("a", "model", "sst2", None, (Budget("macs", 0.5),)))
     return store
 
 

@@ -152,7 +152,7 @@ def _job(document: Document, entry: _Entry) -> Job:
         model=model,
         train=read_data(document, fields["train"], "train"),
         eval=read_data(document, fields["eval"], "eval") if "eval" in fields else None,
-        budgets=tuple(map(str, budgets)),
+        budgets=tuple(budgets),
         options=options,
         resources=read_resources(document, fields.get("resources")),
         place=document.place(entry.node),
