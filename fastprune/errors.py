@@ -27,3 +27,7 @@ class NumericalError(FastpruneError):
 
 class LatencyTableError(FastpruneError):
     """A latency table that cannot be read, written, measured or used for a model."""
+
+
+class BatchError(FastpruneError):
+    """A job file that cannot be understood, or a batch that cannot be run as asked."""

@@ -231,7 +231,7 @@ class Prepared:
             progress=settings.progress,
         )
         with self.group.agreed():
-            check_alike(self.group, {"settings": self._choices(statistics)})
+            check_alike(self.group, {"settings": fingerprint(self._choices(statistics))})
             table = self._table()
             run = Run(self.model, self.samples, settings, scorer, self.watch, table, self.group)
             for pruned in run.results(statistics):

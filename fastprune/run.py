@@ -448,12 +448,12 @@ class Run:
         tuner = RELEASED_TUNER if settings.parity else TUNERS[settings.tuner]
         if tuner is None or not students:
             return
-        groups = [[student] for student in students] if settings.staged else [students]
-        for group in groups:
-            with shared_stage([student.watch for student in group], "tune"):
+        classes = [[student] for student in students] if settings.staged else [students]
+        for taught in classes:
+            with shared_stage([student.watch for student in taught], "tune"):
                 tuned = tune_together(
-                    self._teacher(group[0].plan),
-                    [student.model for student in group],
+                    self._teacher(taught[0].plan),
+                    [student.model for student in taught],
                     self._share,
                     tuner,
                     trace=self._trace,
@@ -463,7 +463,7 @@ class Run:
                     group=self._group,
                     progress=settings.progress,
                 )
-            for student, tuning in zip(group, tuned, strict=True):
+            for student, tuning in zip(taught, tuned, strict=True):
                 student.tuning = tuning
 
     def _teacher(self, plan: _Plan) -> nn.Module:

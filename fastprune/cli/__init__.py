@@ -1,4 +1,4 @@
-"""The command line: ``fastprune prune | sweep | eval | inspect | lut | doctor | demo``."""
+"""The command line: ``fastprune prune | sweep | batch | eval | inspect | lut | doctor | demo``."""
 
 from fastprune.cli.main import main
 

@@ -13,6 +13,8 @@ from rich.table import Table
 from fastprune.budget.latency import LatencyTable, check_table_path, measure_latency_table
 from fastprune.cli.options import calm_libraries, output_options, running_options
 from fastprune.device import resolve_dtype
+from fastprune.distributed import current_group
+from fastprune.errors import FastpruneError
 from fastprune.inputs import check_prunable, load_model
 
 
@@ -54,6 +56,11 @@ def lut(
     keep and share: fastprune prune MODEL --budget latency=0.7 --latency-table table.json
     """
     calm_libraries()
+    if current_group().size > 1:
+        raise FastpruneError(
+            "processes that measure side by side slow each other down; start fastprune lut without "
+            "torchrun"
+        )
     check_table_path(out, overwrite)
     loaded = load_model(model, device)
     check_prunable(loaded)

@@ -11,6 +11,7 @@ from typing import Any
 
 import click
 
+from fastprune.cli.batch import batch
 from fastprune.cli.demo import demo
 from fastprune.cli.doctor import doctor
 from fastprune.cli.evaluate import evaluate
@@ -71,5 +72,5 @@ def main() -> None:
     """Prune Transformers without retraining: smaller, faster models in seconds."""
 
 
-for _command in (prune, sweep, evaluate, inspect, lut, doctor, demo):
+for _command in (prune, sweep, batch, evaluate, inspect, lut, doctor, demo):
     main.add_command(_command)

@@ -60,10 +60,6 @@ def _with_constant(
 
 
 RELEASED_TUNER = Tuner(
-    lsmr_scales,
-    first_attention=False,
-    tuned_as_read=("ffn",),
-    stop_at_failure=True,
-    by_sums=False,  # LSMR stops early, and where depends on the last digits
+    lsmr_scales, first_attention=False, tuned_as_read=("ffn",), stop_at_failure=True
 )
 """Mask tuning with the order and the stopping rule of the released code."""

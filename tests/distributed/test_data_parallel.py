@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import pytest
@@ -10,7 +11,7 @@ from ranks import run_ranks
 from tiny_models import tiny
 from tiny_samples import image_samples, text_samples
 
-from fastprune import collect_statistics, data_parallel, prune
+from fastprune import collect_statistics, data_parallel, prune, sweep
 from fastprune.distributed import check_devices, share
 from fastprune.errors import FastpruneError, NumericalError
 from fastprune.tuning.system import LeastSquares
@@ -83,6 +84,15 @@ def system(group=None):
     return found
 
 
+def swept(folder):
+    """Two sweeps into one directory, from statistics that the first process has kept."""
+    model, samples, _ = given("obs")
+    options = {"out": folder / "curve", "cache": folder / "cache", "latency": False}
+    sweep(model, samples, ["macs=0.6"], **options)
+    found = sweep(model, samples, ["macs=0.6", "macs=0.4"], resume=True, **options)
+    return [(point.budget, point.directory, point.report["units"]) for point in found.points]
+
+
 def everything(folder, cases):
     """All that is asked of one launch of some processes."""
     with data_parallel() as group:
@@ -90,6 +100,7 @@ def everything(folder, cases):
         seen["system"] = system(group)
         seen["statistics"] = statistics(group)
         seen["with statistics"] = prune_with(seen["statistics"])
+        seen["swept"] = swept(folder)
         seen["refused"] = refusals(group)
         result = prune(*given("obs")[:2], latency=False)
         result.save_pretrained(folder / "saved")
@@ -233,12 +244,22 @@ def test_statistics_that_are_given_are_used_as_they_are(launched, alone):
 
 
 def test_the_first_process_saves(launched):
-    folder, found = launched
+    folder, _ = launched
     assert (folder / "saved" / "fastprune_report.json").is_file()
-    assert sorted(p.name for p in folder.iterdir()) == [
-        *(f"{rank}.pt" for rank in range(len(found))),
-        "saved",
-    ]
+    assert [path.name for path in folder.iterdir() if path.name.startswith(".")] == []
+
+
+def test_sweeps_are_resumed_and_statistics_kept(launched):
+    folder, (first, *others) = launched
+    assert [budget for budget, *_ in first["swept"]] == ["macs=0.6", "macs=0.4"]
+    assert all(seen["swept"] == first["swept"] for seen in others)
+    found = sorted(path.name for path in (folder / "curve").iterdir())
+    assert found == ["curve.csv", "curve.json", "macs-0.4", "macs-0.6"]
+    assert len(list((folder / "cache" / "statistics").iterdir())) == 1
+    model, samples, _ = given("obs")
+    for budget, directory, units in first["swept"]:
+        assert json.loads((directory / "fastprune_report.json").read_text())["units"] == units
+        assert units == prune(model, samples, budget, latency=False).report.units
 
 
 @pytest.mark.parametrize(
