@@ -30,7 +30,7 @@ from fastprune.structure import layer_units
 
 ROOT = Path(__file__).resolve().parent
 ASSETS = Path(os.environ.get("FASTPRUNE_ASSETS", ROOT.parent.parent / "shared"))
-WORKLOADS = (Workload(32, 24), Workload(32, 128), Workload(1, 24))
+WORKLOADS = (Workload(32, 24), Workload(8, 128), Workload(1, 24))
 SHARES = (0.8, 0.7, 0.6, 0.5, 0.4, 0.3)
 TOLERANCE = 0.05
 
@@ -101,7 +101,7 @@ def show(workload: Workload, found: dict[str, Any]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--repeats", type=int, default=20, help="rounds of the final measurement")
+    parser.add_argument("--repeats", type=int, default=15, help="rounds of the final measurement")
     parser.add_argument("--workloads", type=int, default=len(WORKLOADS), help="only the first ones")
     arguments = parser.parse_args()
     found = []
