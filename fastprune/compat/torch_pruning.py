@@ -99,7 +99,7 @@ class FisherImportance(tp.importance.Importance):
         }
 
     def finish(self) -> None:
-        """Once pruned, make head counts and config agree with the weights.
+        """After each step, make head counts and config agree with the weights.
 
         :func:`fastprune.save_pretrained` then writes a directory that reloads.
         """

@@ -29,6 +29,14 @@ def masks(model, heads=None, filters=None):
     return heads, filters
 
 
+def batches_of(samples):
+    """What a DataLoader would yield: nothing but what the model takes."""
+    return [
+        {key: value for key, value in batch.items() if key != "sample_index"}
+        for batch in samples.batches(3)
+    ]
+
+
 def autograd_rows(model, heads, filters, batches):
     """The definition: masks as leaves, the mean loss of a mini-batch, and autograd."""
     view = released.Bert(model, batches)
@@ -46,9 +54,7 @@ def test_gradients_are_those_of_the_mean_loss_of_each_batch(frozen, dense):
     model = tiny("bert")
     for parameter in model.parameters():
         parameter.requires_grad_(not frozen)
-    batches = list(text_samples("classification").batches(3))
-    for batch in batches:
-        batch.pop("sample_index", None)
+    batches = batches_of(text_samples("classification"))
     heads, filters = masks(model)
     if not dense:
         heads[1, 2], heads[2] = 0, 0.7
@@ -73,9 +79,9 @@ def test_fisher_information_sums_squares():
 
 def test_batches_without_labels_are_refused():
     model = tiny("bert").float()
-    batch = next(iter(text_samples("classification", labels=False).batches(3)))
+    batches = batches_of(text_samples("classification", labels=False))
     with pytest.raises(DataError, match="labels"):
-        collect_mask_grads(model, *masks(model), [batch])
+        collect_mask_grads(model, *masks(model), batches)
     with pytest.raises(DataError, match="no mini-batches"):
         collect_mask_grads(model, *masks(model), [])
 

@@ -87,8 +87,10 @@ def test_channels_without_fisher_information_are_refused():
 
 def test_a_second_step_needs_a_new_importance():
     model, samples = tiny("bert").float(), samples_for("bert")
-    steps = pruner(model, FisherImportance(model, samples), samples, iterative_steps=2)
+    importance = FisherImportance(model, samples)
+    steps = pruner(model, importance, samples, iterative_steps=2)
     steps.step()
+    importance.finish()
     with pytest.raises(FastpruneError, match="make a new FisherImportance"):
         steps.step()
     steps.current_step = 1
