@@ -36,8 +36,8 @@ from provenance import provenance
 
 import fastprune
 from fastprune.batch import run_batch
-from fastprune.cli.options import calm_libraries
 from fastprune.inputs import load_tokenizer
+from fastprune.progress import calm_libraries
 
 ROOT = Path(__file__).resolve().parent
 BUDGETS = [0.95, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.25, 0.2]

@@ -13,7 +13,11 @@ import torch
 from torch import nn
 from xxhash import xxh3_128
 
+from fastprune.calibration import Statistics
 from fastprune.data import Samples
+
+_NAMES = ("_name_or_path", "transformers_version", "use_cache")
+"""What a config holds that no forward pass depends on."""
 
 
 def fingerprint(fields: Mapping[str, Any]) -> str:
@@ -22,11 +26,25 @@ def fingerprint(fields: Mapping[str, Any]) -> str:
 
 
 def fingerprint_model(model: nn.Module) -> str:
-    """Of a model's class, parameters and buffers: 32 hexadecimal digits."""
-    digest = xxh3_128(type(model).__name__.encode())
-    for name, tensor in model.state_dict().items():
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(_bytes(tensor))
+    """Of a model's class, config, parameters and buffers: 32 hexadecimal digits."""
+    digest = xxh3_128(f"{type(model).__module__}.{type(model).__qualname__}".encode())
+    config: Any = getattr(model, "config", None)
+    if config is not None:
+        described = {k: v for k, v in config.to_dict().items() if k not in _NAMES}
+        described["attention"] = getattr(config, "_attn_implementation", None)
+        digest.update(fingerprint(described).encode())
+    _update(digest, model.state_dict())
+    return digest.hexdigest()
+
+
+def fingerprint_statistics(statistics: Statistics) -> str:
+    """Of what was summed up, and of what: 32 hexadecimal digits."""
+    moments = statistics.input_moments
+    fields = {**vars(statistics), **({} if moments is None else vars(moments))}
+    sums = {name: value for name, value in fields.items() if isinstance(value, torch.Tensor)}
+    plain = {k: v for k, v in fields.items() if k not in sums and k != "input_moments"}
+    digest = xxh3_128(fingerprint(plain).encode())
+    _update(digest, sums)
     return digest.hexdigest()
 
 
@@ -41,6 +59,12 @@ def fingerprint_samples(samples: Samples) -> str:
     if samples.labels is not None:
         digest.update(_bytes(samples.labels))
     return digest.hexdigest()
+
+
+def _update(digest: xxh3_128, tensors: Mapping[str, torch.Tensor]) -> None:
+    for name, tensor in tensors.items():
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(_bytes(tensor))
 
 
 def _bytes(tensor: torch.Tensor) -> memoryview:

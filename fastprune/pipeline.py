@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from fastprune.budget import Budget, parse_budget
-from fastprune.budget.latency import LatencyTable, measure_latency_table
+from fastprune.budget.latency import LatencyTable, Place, measure_latency_table
 from fastprune.calibration import Statistics
 from fastprune.calibration.objective import Targets
 from fastprune.calibration.statistics import FisherKind
@@ -20,8 +20,14 @@ from fastprune.compaction import save_pretrained
 from fastprune.data import Samples
 from fastprune.device import device_of, resolve_dtype
 from fastprune.distributed import Group, check_alike, check_devices, current_group
+from fastprune.evaluation import resolve_metric
 from fastprune.evaluation.scorer import Scorer
-from fastprune.fingerprint import fingerprint, fingerprint_model, fingerprint_samples
+from fastprune.fingerprint import (
+    fingerprint,
+    fingerprint_model,
+    fingerprint_samples,
+    fingerprint_statistics,
+)
 from fastprune.inputs import Reader, check_prunable, load_model, load_table, load_tokenizer
 from fastprune.promise import workload_of
 from fastprune.report import Report, Stopwatch
@@ -220,6 +226,13 @@ class Prepared:
     watch: Stopwatch
     group: Group
 
+    @property
+    def metric(self) -> str | None:
+        """What is scored; None where nothing is."""
+        return (
+            None if self.held_out is None else resolve_metric(self.settings.metric, self.held_out)
+        )
+
     def results(self, statistics: Statistics | None = None) -> Iterator[PruneResult]:
         """Prune to every budget of the settings; see :func:`prune` for ``statistics``."""
         settings = self.settings
@@ -268,14 +281,13 @@ class Prepared:
 
     def _choices(self, statistics: Statistics | None) -> dict[str, Any]:
         """All that a result depends on besides the model and the data."""
-        given = None
-        if statistics is not None:
-            names = ("rows", "samples", "tokens", "fisher", "targets")
-            given = {name: getattr(statistics, name) for name in names}
         chosen = asdict(self.settings)
         for name in ("device", "cache", "progress"):
             del chosen[name]
-        return {"statistics": given, **chosen}
+        chosen["statistics"] = statistics and fingerprint_statistics(statistics)
+        if self.settings.promises_latency and self.settings.latency_table is None:
+            chosen["place"] = asdict(Place.of(self.model))  # a table will be measured here
+        return chosen
 
 
 def prepare(

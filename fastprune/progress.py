@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterable
 from typing import Any
 
+import transformers
 from tqdm import tqdm
 
 
@@ -24,3 +25,9 @@ def progress_bar(
     """
     hidden = not (enabled and sys.stderr.isatty())
     return tqdm(items, desc=label, total=total, unit=unit, leave=False, disable=hidden)
+
+
+def calm_libraries() -> None:
+    """Keep other libraries' bars and advice out of the output; their errors still show."""
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()

@@ -222,7 +222,8 @@ def _lock(descriptor: int) -> bool:
 
 def _inputs(job: Job) -> dict[str, list[int]]:
     """Sizes and times of the local files a job reads: cheap, and different once they are."""
-    paths = [Path(source) for source in (job.model, job.train, job.eval) if source is not None]
+    sources = (job.model, job.train, job.eval, job.options.get("latency_table"))
+    paths = [Path(source) for source in sources if source is not None]
     files = [
         file
         for path in paths

@@ -6,7 +6,6 @@ It ends with its parent, and notes how it ended; budgets are on disk as soon as 
 from __future__ import annotations
 
 import platform
-import resource
 import signal
 import sys
 import time
@@ -20,11 +19,11 @@ from fastprune.batch.attempt import Ending
 from fastprune.batch.job import Job
 from fastprune.batch.lifeline import die_with
 from fastprune.batch.store import Store
-from fastprune.cli.options import calm_libraries
 from fastprune.cli.tables import print_point
 from fastprune.errors import FastpruneError
 from fastprune.pareto import Point
 from fastprune.pareto.sweep import Notify, run_sweep
+from fastprune.progress import calm_libraries
 
 _MEMORY_WORDS = ("out of memory", "can't allocate memory", "cannot allocate memory", "bad_alloc")
 _PATIENCE = 30.0
@@ -102,7 +101,6 @@ def main(arguments: list[str], run: Run = run_job) -> int:
             "error": ending.error,
             "attempt": int(attempt),
             "seconds": time.monotonic() - start,
-            "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
         },
     )
     print(ending.kind if ending.error is None else f"{ending.kind}: {ending.error}", flush=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 import warnings
 from contextlib import suppress
 from pathlib import Path
@@ -12,6 +13,8 @@ from platformdirs import user_cache_path
 from fastprune.calibration.statistics import Statistics
 from fastprune.errors import CheckpointError
 
+_LONGEST_WRITE = 3600.0
+"""Seconds after which a file that is not finished was left by a process that was killed."""
 LARGEST_CACHE = 10 << 30
 """Bytes; beyond it, statistics that have not been used for longest are removed."""
 
@@ -58,10 +61,14 @@ class StatisticsCache:
         return self._directory / f"{key}.safetensors"
 
     def _make_room(self) -> None:
-        found = [(path, path.stat()) for path in self._directory.glob("*.safetensors")]
+        found = []
+        for path in self._directory.iterdir():
+            with suppress(FileNotFoundError):  # other processes make room as well
+                found.append((path, path.stat()))
         found.sort(key=lambda entry: entry[1].st_mtime, reverse=True)
-        kept = 0
+        kept, now = 0, time.time()
         for number, (path, stat) in enumerate(found):
             kept += stat.st_size
-            if number and kept > LARGEST_CACHE:
+            left_over = path.suffix == ".partial" and now - stat.st_mtime > _LONGEST_WRITE
+            if left_over or (number and kept > LARGEST_CACHE):
                 path.unlink(missing_ok=True)

@@ -9,10 +9,11 @@ import click
 
 from fastprune.atomic import check_target
 from fastprune.budget import parse_budget
-from fastprune.cli.options import calm_libraries, output_options
+from fastprune.cli.options import output_options
 from fastprune.cli.tables import print_report
 from fastprune.demo import encoder_directory, text_corpus
 from fastprune.pipeline import prune
+from fastprune.progress import calm_libraries
 
 
 @click.command()

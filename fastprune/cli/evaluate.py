@@ -7,11 +7,12 @@ from typing import Any
 
 import click
 
-from fastprune.cli.options import calm_libraries, data_options, output_options, running_options
+from fastprune.cli.options import data_options, output_options, running_options
 from fastprune.device import resolve_dtype
 from fastprune.evaluation import evaluate as evaluate_model
 from fastprune.evaluation import resolve_metric
 from fastprune.inputs import Reader, load_model, load_tokenizer
+from fastprune.progress import calm_libraries
 
 
 @click.command("eval")

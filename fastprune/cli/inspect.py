@@ -11,10 +11,11 @@ from rich.console import Console
 from rich.table import Table
 
 from fastprune.budget import price_sites
-from fastprune.cli.options import calm_libraries, output_options
+from fastprune.cli.options import output_options
 from fastprune.compaction import ProofReport, prove
 from fastprune.errors import FastpruneError
 from fastprune.inputs import check_prunable, load_model
+from fastprune.progress import calm_libraries
 from fastprune.structure import find_sites
 
 

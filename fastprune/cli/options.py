@@ -6,7 +6,6 @@ from collections.abc import Callable
 from typing import Any, TypeVar, get_args
 
 import click
-import transformers
 
 from fastprune.calibration.objective import Targets
 from fastprune.selection import METHODS
@@ -110,9 +109,3 @@ pruning_options = _apply(_PRUNING)
 data_options = _apply(_DATA)
 running_options = _apply(_RUNNING)
 output_options = _apply(_OUTPUT)
-
-
-def calm_libraries() -> None:
-    """Keep other libraries' bars and advice out of the output; their errors still show."""
-    transformers.utils.logging.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()

@@ -12,7 +12,6 @@ import click
 from fastprune.atomic import check_target
 from fastprune.budget import Budget, parse_budget
 from fastprune.cli.options import (
-    calm_libraries,
     data_options,
     output_options,
     pruning_options,
@@ -23,6 +22,7 @@ from fastprune.device import resolve_dtype
 from fastprune.distributed import current_group
 from fastprune.pareto.files import budget_directory
 from fastprune.pipeline import prune_to_budgets
+from fastprune.progress import calm_libraries
 from fastprune.settings import Settings
 
 

@@ -11,7 +11,6 @@ import click
 
 from fastprune.budget import parse_budget
 from fastprune.cli.options import (
-    calm_libraries,
     data_options,
     output_options,
     pruning_options,
@@ -20,8 +19,8 @@ from fastprune.cli.options import (
 from fastprune.cli.tables import print_point, print_sweep
 from fastprune.device import resolve_dtype
 from fastprune.pareto import DEFAULT_BUDGETS
-from fastprune.pareto.conditions import parse_conditions
 from fastprune.pareto.sweep import resolve_cache, run_sweep
+from fastprune.progress import calm_libraries
 from fastprune.settings import Settings
 
 
@@ -82,8 +81,6 @@ def sweep(
     calm_libraries()
     if cache is not None and no_cache:
         raise click.UsageError("--cache and --no-cache exclude each other")
-    if pick is not None:
-        parse_conditions(pick, None)  # its form can be wrong before any work is done
     silent = quiet or as_json
     settings = Settings(
         budgets=tuple(map(parse_budget, budgets)),
@@ -100,8 +97,12 @@ def sweep(
         overwrite=overwrite,
         resume=resume,
         eval_data=eval_data,
+        condition=pick,
         notify=(lambda _: None) if silent else print_point,
     )
+    for point in found.points if silent else ():
+        for warning in point.report["warnings"]:
+            click.echo(f"fastprune: warning: {point.budget}: {warning}", err=True)
     picked = None if pick is None else found.pick(pick)
     if as_json:
         rows = [point.row() for point in found.points]

@@ -54,7 +54,7 @@ class Processes(Group):
         try:
             yield
         except (Exception, SystemExit) as error:
-            if error is not self._settled:
+            if not self._is_known(error):
                 self._confer(error)
             raise
         else:
@@ -67,10 +67,18 @@ class Processes(Group):
             error: what this process leaves with.
         """
         # An interrupt comes to one process and not necessarily to others: nothing to wait for.
-        if error is None or error is self._settled:
+        if error is None or self._is_known(error):
             with self._connected():
                 dist.barrier(group=self._talk)
         dist.destroy_process_group(self._talk)
+
+    def _is_known(self, error: BaseException | None) -> bool:
+        """Whether all raise this already: an error they agreed on, or what was made of it."""
+        while error is not None:
+            if error is self._settled:
+                return True
+            error = error.__cause__ or error.__context__
+        return False
 
     def _way(self, tensor: Tensor) -> Any:
         return self._talk if tensor.is_cpu else None

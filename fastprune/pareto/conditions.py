@@ -44,9 +44,39 @@ class Condition:
         """
         value = getattr(point, self.name)
         if value is None:
-            cure = "latency=True" if self.name in ("latency", "speedup") else "eval_data (--eval)"
-            raise FastpruneError(f"{self.name} was not measured in this sweep; give {cure}")
+            raise self.unmeasured()
         return _OPERATORS[self.sign](value, self.bound)
+
+    @property
+    def timed(self) -> bool:
+        """Whether it is about time, and not about a score or a size."""
+        return self.name in ("latency", "speedup")
+
+    @property
+    def scored(self) -> bool:
+        """Whether it is about a score."""
+        return self.name in ("score", "drop")
+
+    def unmeasured(self) -> FastpruneError:
+        """What to say where its quantity is not known."""
+        cure = "latency=True" if self.timed else "eval_data (--eval)"
+        return FastpruneError(f"{self.name} is not measured in this sweep; give {cure}")
+
+
+def check_conditions(text: str, metric: str | None, *, timed: bool) -> None:
+    """Refuse what no sweep can answer, before it starts.
+
+    Args:
+        text: as for :func:`parse_conditions`.
+        metric: that will be scored; None = nothing will be.
+        timed: whether latency will be measured.
+
+    Raises:
+        FastpruneError: a form or a name that is not understood, or what will not be measured.
+    """
+    for condition in parse_conditions(text, metric):
+        if (condition.scored and metric is None) or (condition.timed and not timed):
+            raise condition.unmeasured()
 
 
 def parse_conditions(text: str, metric: str | None) -> Sequence[Condition]:

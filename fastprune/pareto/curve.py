@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from fastprune.errors import FastpruneError
 from fastprune.evaluation.metrics import LOWER_IS_BETTER
@@ -54,11 +54,8 @@ class Sweep:
         sign = -1 if self.metric in LOWER_IS_BETTER else 1
         worth = []
         for point in self.points:
-            spent = getattr(point, cost)
-            if spent is None:
-                raise FastpruneError("latency was not measured in this sweep; give latency=True")
             assert point.score is not None
-            worth.append((float(spent), sign * point.score))
+            worth.append((_spent(point, cost), sign * point.score))
         return [
             point
             for point, (spent, score) in zip(self.points, worth, strict=True)
@@ -86,4 +83,13 @@ class Sweep:
                 f"no model of this sweep has {condition}{reached}; loosen the condition or add "
                 "larger budgets"
             )
-        return min(fitting, key=lambda point: getattr(point, smallest))
+        return min(fitting, key=lambda point: _spent(point, smallest))
+
+
+def _spent(point: Point, cost: Cost) -> float:
+    if cost not in get_args(Cost):
+        raise FastpruneError(f"unknown cost {cost!r}; use {', '.join(get_args(Cost))}")
+    spent = getattr(point, cost)
+    if spent is None:
+        raise FastpruneError("latency was not measured in this sweep; give latency=True")
+    return float(spent)

@@ -49,7 +49,7 @@ def write_curve(sweep: Sweep, out: Path) -> None:
     rows = [point.row() for point in sweep.points]
     best = [] if sweep.metric is None else [point.budget for point in sweep.pareto()]
     for row in rows:
-        row["pareto"] = row["budget"] in best
+        row["pareto_macs"] = row["budget"] in best
     with atomic_file(out / "curve.csv") as path, path.open("w", newline="", encoding="utf-8") as f:
         writer = csv.DictWriter(f, fieldnames=list(rows[0]))
         writer.writeheader()

@@ -21,6 +21,7 @@ from fastprune.calibration.cache import cache_directory
 from fastprune.device import resolve_dtype
 from fastprune.distributed import current_group
 from fastprune.errors import CheckpointError, FastpruneError
+from fastprune.pareto.conditions import check_conditions
 from fastprune.pareto.curve import Sweep
 from fastprune.pareto.files import budget_directory, finished, write_curve
 from fastprune.pareto.point import Point
@@ -119,9 +120,15 @@ def run_sweep(
     eval_data: Any = None,
     tokenizer: Any = None,
     statistics: Statistics | None = None,
+    condition: str | None = None,
     notify: Notify = lambda _: None,
 ) -> Sweep:
-    """:func:`sweep` for settings at hand. ``notify`` is told of points kept by ``resume``, too."""
+    """:func:`sweep` for settings at hand.
+
+    Args:
+        condition: what :meth:`Sweep.pick` will be asked for; refused at once where it cannot be.
+        notify: also told of points that ``resume`` keeps.
+    """
     start = time.perf_counter()
     group = current_group()  # the first process alone saves, so it alone looks at what is there
     if resume and out is None:
@@ -133,6 +140,8 @@ def run_sweep(
             target = budget_directory(out, budget)
             group.first(partial(check_target, target, overwrite or resume, keep=sources))
     prepared = prepare(model, data, settings, eval_data=eval_data, tokenizer=tokenizer)
+    if condition is not None:
+        check_conditions(condition, prepared.metric, timed=settings.latency)
     fingerprint = prepared.fingerprint(statistics) if resume or out is not None else ""
     points = {}
     if resume and out is not None:

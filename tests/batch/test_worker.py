@@ -64,7 +64,6 @@ def test_the_note_says_how_it_ended(store, run, kind, error, capsys):
     outcome = store.read_outcome("a")
     assert (outcome["kind"], outcome["attempt"]) == (kind, 2)
     assert outcome["error"] == error or error in outcome["error"]
-    assert outcome["peak_bytes"] > 1e6
     assert ("Traceback" in capsys.readouterr().err) == (kind in ("crashed", "out of memory"))
 
 

@@ -60,6 +60,7 @@ def search_latency(head_scores, filter_scores, head_fit, filter_fit, limit, *, r
     ]
     layers = len(head_scores)
     best, choice = 0.0 if released else -1.0, None
+    limit *= 1 if released else 1 + 1e-9  # what fits exactly fits
     for head_drops in range(layers):
         for filter_drops in range(layers):
             gone = drop_order[0][:head_drops], drop_order[1][:filter_drops]

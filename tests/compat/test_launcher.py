@@ -43,10 +43,7 @@ def offline(tmp_path_factory, tokenizer):
 
 
 def arguments(root, metric="mac", share="0.5"):
-    return [
-        *("--model_name", str(root / "model"), "--output_dir", str(root / "out")),
-        *("--metric", metric, "--constraint", share),
-    ]
+    return [str(root / "model"), metric, share, str(root / "out")]
 
 
 def masks_of(root):

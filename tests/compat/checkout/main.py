@@ -1,57 +1,57 @@
-"""A script of our own that imports and calls what the released main.py does, in the same way."""
+"""A small program with the imports of the released one, to be run by the launcher."""
 
-import argparse
-import os
+import sys
+from pathlib import Path
 
 import torch
-from dataset.reviews import batches
+from dataset.reviews import loader
 from efficiency.latency import estimate_latency
 from efficiency.mac import compute_mask_mac
-from evaluate.accuracy import accuracy
+from evaluate.accuracy import share_of_right_answers
 from prune.fisher import collect_mask_grads
 from prune.rearrange import rearrange_mask
 from prune.rescale import rescale_mask
 from prune.search import search_latency, search_mac
-from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from utils.schedule import get_pruning_schedule
 
-parser = argparse.ArgumentParser()
-parser.add_argument("--model_name", required=True)
-parser.add_argument("--metric", default="mac")
-parser.add_argument("--constraint", type=float, required=True)
-parser.add_argument("--output_dir", required=True)
+TOKENS = 9
+TABLES = [1.0, 2.0, 3.0, 4.0], [float(n) for n in range(1, 38)]
 
 
-def main():
-    args = parser.parse_args()
-    os.environ["CUDA_VISIBLE_DEVICES"] = "0"
-    config = AutoConfig.from_pretrained(args.model_name)
-    model = AutoModelForSequenceClassification.from_pretrained(args.model_name, config=config)
-    tokenizer = AutoTokenizer.from_pretrained(args.model_name, use_fast=True, use_auth_token=None)
-    dataloader = batches("train", tokenizer)
-    model = model.cuda()
-    model.eval()
-    for parameter in model.parameters():
-        parameter.requires_grad_(False)
-    full_head_mask = torch.ones(config.num_hidden_layers, config.num_attention_heads).cuda()
-    full_neuron_mask = torch.ones(config.num_hidden_layers, config.intermediate_size).cuda()
-    grads = collect_mask_grads(model, full_head_mask, full_neuron_mask, dataloader)
-    teacher_constraint = get_pruning_schedule(target=args.constraint, num_iter=2)[0]
-    if args.metric == "mac":
-        teacher = search_mac(config, *grads, 9, teacher_constraint)
-        found = search_mac(config, *grads, 9, args.constraint)
-        pruned, original = compute_mask_mac(*found, 9, config.hidden_size)
-        print(f"Pruned Model MAC: {pruned / original * 100.0:.2f} %")
-    else:
-        luts = [[1.0 + n for n in range(width)] for width in (4, 37)]
-        teacher = search_latency(config, *grads, teacher_constraint, *luts)
-        found = search_latency(config, *grads, args.constraint, *luts)
-        print(f"Pruned Model Latency: {estimate_latency(*luts, *found):.2f} ms")
-    masks = [rearrange_mask(mask, rows) for mask, rows in zip(found, grads, strict=True)]
-    masks = rescale_mask(model, config, *teacher, *masks, dataloader, classification_task=True)
-    torch.save([*found, *masks], os.path.join(args.output_dir, "masks.pt"))
-    print(f"Test accuracy: {accuracy(model, *masks, batches('validation', tokenizer)):.4f}")
+def search(kind, config, grads, share):
+    if kind == "mac":
+        return search_mac(config, *grads, TOKENS, share)
+    return search_latency(config, *grads, share, *TABLES)
+
+
+def describe(kind, config, masks):
+    if kind == "latency":
+        return f"Pruned Model Latency: {estimate_latency(*TABLES, *masks):.2f} ms"
+    pruned, original = compute_mask_mac(*masks, TOKENS, config.hidden_size)
+    return f"Pruned Model MAC: {pruned / original:.2%}"
+
+
+def run(folder, kind, share, out):
+    model = AutoModelForSequenceClassification.from_pretrained(folder).cuda().eval()
+    model.requires_grad_(False)
+    tokenizer = AutoTokenizer.from_pretrained(folder, use_auth_token=None)
+    config, train = model.config, loader("train", tokenizer)
+    layers = config.num_hidden_layers
+    whole = [
+        torch.ones(layers, width).cuda()
+        for width in (config.num_attention_heads, config.intermediate_size)
+    ]
+    grads = collect_mask_grads(model, *whole, train)
+    teacher = search(kind, config, grads, get_pruning_schedule(target=share, num_iter=2)[0])
+    found = search(kind, config, grads, share)
+    print(describe(kind, config, found))
+    moved = list(map(rearrange_mask, found, grads))
+    scaled = rescale_mask(model, config, *teacher, *moved, train, classification_task=True)
+    torch.save([*found, *scaled], Path(out) / "masks.pt")
+    right = share_of_right_answers(model, scaled, loader("validation", tokenizer))
+    print(f"Test accuracy: {right:.4f}")
 
 
 if __name__ == "__main__":
-    main()
+    run(sys.argv[1], sys.argv[2], float(sys.argv[3]), sys.argv[4])

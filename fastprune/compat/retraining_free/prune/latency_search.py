@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from fastprune.compat.retraining_free.efficiency.latency import PiecewiseLinearLatency
 from fastprune.compat.retraining_free.prune.split import Array, Split, best_split
 
+_SLACK = 1e-9  # relative: a unit that fits exactly is not lost to rounding
 Units = NDArray[np.int64]
 Kept = tuple[NDArray[np.uint8], NDArray[np.uint8]]
 
@@ -87,6 +88,7 @@ def search_sublayers(attention: Sublayers, ffn: Sublayers, limit: float) -> Kept
         sublayer of each kind.
     """
     best, worth = None, -np.inf
+    limit *= 1 + _SLACK
     for heads, filters in product(attention.choices(), ffn.choices()):
         heads, filters = heads.without_lost(), filters.without_lost()
         left = limit - heads.layers * attention.fit.c - filters.layers * ffn.fit.c

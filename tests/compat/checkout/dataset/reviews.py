@@ -3,14 +3,11 @@ from torch.utils.data import DataLoader
 from transformers import DataCollatorWithPadding
 
 
-def batches(split, tokenizer):
-    rows = load_dataset("glue", "sst2").map(
-        lambda examples: {
-            **tokenizer(examples["sentence"], padding=False, max_length=16, truncation=True),
-            "labels": examples["label"],
-        },
-        batched=True,
-        remove_columns=["sentence", "label"],
-    )
-    collate = DataCollatorWithPadding(tokenizer)
-    return DataLoader(rows[split], batch_size=8, collate_fn=collate, pin_memory=True)
+def loader(split, tokenizer):
+    def tokenized(rows):
+        encoded = tokenizer(rows["sentence"], max_length=16, truncation=True)
+        return {**encoded, "labels": rows["label"]}
+
+    rows = load_dataset("glue", "sst2")
+    rows = rows.map(tokenized, batched=True, remove_columns=["sentence", "label"])[split]
+    return DataLoader(rows, 8, collate_fn=DataCollatorWithPadding(tokenizer), pin_memory=True)

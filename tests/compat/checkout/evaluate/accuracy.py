@@ -1,17 +1,15 @@
 import torch
 from datasets import load_metric
-from utils.hooks import apply_neuron_mask
+from utils.hooks import filters_masked
 
 
-@torch.no_grad()
-def accuracy(model, head_mask, neuron_mask, dataloader):
-    metric = load_metric("glue", "sst2")
-    handles = apply_neuron_mask(model, neuron_mask)
-    for batch in dataloader:
-        for k, v in batch.items():
-            batch[k] = v.to("cuda", non_blocking=True)
-        outputs = model(head_mask=head_mask, **batch)
-        metric.add_batch(predictions=outputs.logits.argmax(dim=-1), references=batch["labels"])
-    for handle in handles:
-        handle.remove()
-    return metric.compute()["accuracy"]
+def share_of_right_answers(model, masks, samples):
+    """With heads masked by the model's own argument, and filters by hooks."""
+    heads, filters = masks
+    scores = load_metric("glue", "sst2")
+    with filters_masked(model, filters), torch.inference_mode():
+        for sample in samples:
+            on_device = {name: tensor.to("cuda") for name, tensor in sample.items()}
+            logits = model(**on_device, head_mask=heads).logits
+            scores.add_batch(predictions=logits.argmax(-1), references=on_device["labels"])
+    return scores.compute()["accuracy"]
