@@ -41,7 +41,8 @@ def data_parallel() -> Iterator[Group]:
     if current_group().size > 1:
         yield current_group()
         return
-    ours = not dist.is_initialized() and int(os.environ.get("WORLD_SIZE", 1)) > 1
+    launched = "RANK" in os.environ and os.environ.get("WORLD_SIZE", "1") != "1"
+    ours = launched and not dist.is_initialized()
     if ours:
         _start()
     try:
@@ -73,12 +74,12 @@ def _start() -> None:
         FastpruneError: a variable is missing or wrong, or the others do not answer.
     """
     gpus = torch.cuda.device_count()
-    if gpus:
-        # "cuda" without a number is this one from now on.
-        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", os.environ["RANK"])) % gpus)
     try:
+        if gpus:
+            # "cuda" without a number is this one from now on.
+            torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", os.environ["RANK"])) % gpus)
         dist.init_process_group("cpu:gloo,cuda:nccl" if gpus else "gloo", timeout=PATIENCE)
-    except (ValueError, RuntimeError, KeyError) as error:
+    except (ValueError, RuntimeError) as error:
         reason = (str(error).strip().splitlines() or ["no message"])[0]
         raise FastpruneError(
             f"the processes of this run cannot find each other ({reason}); start them with torchrun"
