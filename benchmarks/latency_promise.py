@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.table import Table
 
 from fastprune import load_pretrained, measure_latency, measure_latency_table, parse_budget
-from fastprune.evaluation.workload import Workload
+from fastprune.budget.latency.workload import Workload
 from fastprune.pipeline import prepare
 from fastprune.settings import Settings
 from fastprune.structure import layer_units

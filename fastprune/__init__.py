@@ -10,13 +10,13 @@ Importing the package also teaches ``AutoModelFor….from_pretrained`` to rebuil
 from __future__ import annotations
 
 from fastprune.budget import Budget, parse_budget
-from fastprune.budget.latency import LatencyTable, measure_latency_table
+from fastprune.budget.latency import LatencyTable
 from fastprune.calibration import Statistics, collect_statistics
 from fastprune.compaction import compact, load_pretrained, save_pretrained
 from fastprune.data import Samples, load_samples
 from fastprune.distributed import data_parallel
 from fastprune.errors import FastpruneError
-from fastprune.evaluation import evaluate, measure_latency
+from fastprune.evaluation import evaluate, measure_latency, measure_latency_table
 from fastprune.pareto import Sweep, sweep
 from fastprune.pipeline import PruneResult, prune
 from fastprune.structure import Site, find_sites

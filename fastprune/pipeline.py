@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from fastprune.budget import Budget, parse_budget
-from fastprune.budget.latency import LatencyTable, Place, measure_latency_table
+from fastprune.budget.latency import LatencyTable, Place
 from fastprune.calibration import Statistics
 from fastprune.calibration.objective import Targets
 from fastprune.calibration.statistics import FisherKind
@@ -20,7 +20,7 @@ from fastprune.compaction import save_pretrained
 from fastprune.data import Samples
 from fastprune.device import device_of, resolve_dtype
 from fastprune.distributed import Group, check_alike, check_devices, current_group
-from fastprune.evaluation import resolve_metric
+from fastprune.evaluation import measure_latency_table, resolve_metric
 from fastprune.evaluation.scorer import Scorer
 from fastprune.fingerprint import (
     fingerprint,

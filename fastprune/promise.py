@@ -8,9 +8,9 @@ from torch import nn
 
 from fastprune.budget import Budget
 from fastprune.budget.latency import LatencyTable
+from fastprune.budget.latency.workload import Workload
 from fastprune.data import Samples
 from fastprune.evaluation.latency import measure_latency
-from fastprune.evaluation.workload import Workload
 from fastprune.report import Latency, Size
 from fastprune.settings import Settings
 

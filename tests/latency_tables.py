@@ -9,7 +9,7 @@ import torch
 
 from fastprune import LatencyTable, find_sites
 from fastprune.budget.latency import Place, Shape, SublayerLatency
-from fastprune.evaluation.workload import Workload
+from fastprune.budget.latency.workload import Workload
 from fastprune.structure import layer_units
 
 

@@ -11,8 +11,8 @@ from tiny_samples import samples_for, text_samples
 
 from fastprune import FastpruneError, parse_budget, prune, sweep
 from fastprune.budget import Budget
+from fastprune.budget.latency.workload import Workload
 from fastprune.errors import LatencyTableError
-from fastprune.evaluation.workload import Workload
 from fastprune.pipeline import prepare, prune_to_budgets
 from fastprune.promise import promise_warnings, workload_of
 from fastprune.report import Latency, Size

@@ -10,11 +10,12 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from fastprune.budget.latency import LatencyTable, check_table_path, measure_latency_table
+from fastprune.budget.latency import LatencyTable, check_table_path
 from fastprune.cli.options import output_options, running_options
 from fastprune.device import resolve_dtype
 from fastprune.distributed import current_group
 from fastprune.errors import FastpruneError
+from fastprune.evaluation import measure_latency_table
 from fastprune.inputs import check_prunable, load_model
 from fastprune.progress import calm_libraries
 

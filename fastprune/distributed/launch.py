@@ -41,8 +41,8 @@ def data_parallel() -> Iterator[Group]:
     if current_group().size > 1:
         yield current_group()
         return
-    # One that is no number is refused below, with all else that is wrong.
-    ours = not dist.is_initialized() and os.environ.get("WORLD_SIZE", "1") != "1"
+    launched = "RANK" in os.environ and os.environ.get("WORLD_SIZE", "1") != "1"
+    ours = launched and not dist.is_initialized()
     if ours:
         _start()
     try:
@@ -80,7 +80,7 @@ def _start() -> None:
             number = os.environ.get("LOCAL_RANK") or os.environ["RANK"]
             torch.cuda.set_device(int(number) % gpus)
         dist.init_process_group("cpu:gloo,cuda:nccl" if gpus else "gloo", timeout=PATIENCE)
-    except (ValueError, RuntimeError, KeyError) as error:
+    except (ValueError, RuntimeError) as error:
         reason = (str(error).strip().splitlines() or ["no message"])[0]
         raise FastpruneError(
             f"the processes of this run cannot find each other ({reason}); start them with torchrun"

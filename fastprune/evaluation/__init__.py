@@ -2,6 +2,7 @@
 
 from fastprune.evaluation.evaluate import EmbeddingFidelity, embed, embedding_fidelity, evaluate
 from fastprune.evaluation.latency import measure_latency
+from fastprune.evaluation.latency_table import measure_latency_table
 from fastprune.evaluation.metrics import LOWER_IS_BETTER, METRICS, resolve_metric
 
 __all__ = [
@@ -12,5 +13,6 @@ __all__ = [
     "embedding_fidelity",
     "evaluate",
     "measure_latency",
+    "measure_latency_table",
     "resolve_metric",
 ]

@@ -12,9 +12,9 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from fastprune.budget.latency.workload import Workload
 from fastprune.device import autocast, cache_off, device_of, evaluation_mode
 from fastprune.errors import FastpruneError
-from fastprune.evaluation.workload import Workload
 from fastprune.progress import progress_bar
 
 _COMPILED_AT_ONCE = 1024

@@ -10,10 +10,10 @@ from tiny_models import FAMILIES, random_masks, tiny
 
 from fastprune import FastpruneError, compact, find_sites, measure_latency_table
 from fastprune.budget.latency import measure
-from fastprune.budget.latency.measure import counts_to_measure
-from fastprune.budget.latency.stacks import narrowed, stacked
 from fastprune.errors import LatencyTableError
 from fastprune.evaluation.latency import PassTimer
+from fastprune.evaluation.latency_table import counts_to_measure
+from fastprune.evaluation.stacks import narrowed, stacked
 from fastprune.structure import layer_units
 
 
@@ -146,7 +146,7 @@ def test_counts_start_at_one_end_at_all_and_are_few(units, kind):
 
 
 def test_stacks_share_what_is_not_theirs_and_have_weights_of_their_own(monkeypatch):
-    monkeypatch.setattr("fastprune.budget.latency.stacks._LEAST_WEIGHTS", 1)
+    monkeypatch.setattr("fastprune.evaluation.stacks._LEAST_WEIGHTS", 1)
     model = tiny("bert").float()
     stack = stacked(model, "bert.encoder.layer.1")
     first, second = stack.bert.encoder.layer

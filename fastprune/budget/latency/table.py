@@ -21,9 +21,9 @@ from fastprune.budget.latency.storage import (
     write_values,
 )
 from fastprune.budget.latency.sublayer import Shape, SublayerLatency
+from fastprune.budget.latency.workload import Workload
 from fastprune.device import resolve_dtype
 from fastprune.errors import FastpruneError, LatencyTableError
-from fastprune.evaluation.workload import Workload
 from fastprune.structure.declaration import anatomy
 from fastprune.structure.site import Site
 from fastprune.structure.sites import find_sites

@@ -19,12 +19,12 @@ from sklearn.isotonic import IsotonicRegression
 from torch import nn
 
 from fastprune.budget.latency.place import Place
-from fastprune.budget.latency.stacks import narrowed, stacked
 from fastprune.budget.latency.sublayer import Shape, SublayerLatency
 from fastprune.budget.latency.table import LatencyTable
+from fastprune.budget.latency.workload import Workload
 from fastprune.errors import FastpruneError, LatencyTableError
 from fastprune.evaluation.latency import PassTimer
-from fastprune.evaluation.workload import Workload
+from fastprune.evaluation.stacks import narrowed, stacked
 from fastprune.progress import progress_bar
 from fastprune.structure.declaration import anatomy
 from fastprune.structure.site import Site, SiteKind
