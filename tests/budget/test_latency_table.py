@@ -88,6 +88,8 @@ def test_other_places_are_warned_of_by_name(model, table):
 def test_a_busy_machine_is_warned_of(model):
     (warning,) = known_table(model, spread=0.2).warnings(model)
     assert "20%" in warning
+    (warning,) = replace(known_table(model), parts=1.2).warnings(model)
+    assert "120% of the model" in warning
 
 
 def test_a_table_comes_back_from_disk_as_it_was(table, tmp_path):

@@ -28,8 +28,9 @@ from fastprune.structure.declaration import anatomy
 from fastprune.structure.site import Site
 from fastprune.structure.sites import find_sites
 
-_NOISY = 0.05
-"""Spread of passes above which a table had better be measured again."""
+_NOISY, _UNEVEN = 0.05, 0.1
+"""Spread of passes, and how far parts are from the whole, above which a table had better be
+measured again."""
 
 
 @dataclass(frozen=True)
@@ -131,6 +132,11 @@ class LatencyTable:
             found.append(
                 f"the machine was busy when the latency table was measured: passes took "
                 f"{self.spread:.0%} longer than they could have; measure it again on a quiet one"
+            )
+        if abs(self.parts - 1) > _UNEVEN:
+            found.append(
+                f"the latency table is uneven: parts were measured to add up to {self.parts:.0%} of "
+                "the model; measure it again on a quiet machine, or with a larger batch"
             )
         return found
 
