@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from fastprune.budget import Budget
+from fastprune.compaction.directories import budget_directory
 from fastprune.device import resolve_dtype
-from fastprune.pareto.files import budget_directory
 from fastprune.pareto.sweep import resolve_cache
 from fastprune.settings import Settings
 

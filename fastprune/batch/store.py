@@ -25,8 +25,8 @@ from typing import Any
 from fastprune.atomic import atomic_file
 from fastprune.batch.job import Job
 from fastprune.compaction.checkpoint import REPORT_NAME
+from fastprune.compaction.directories import read_report
 from fastprune.errors import BatchError
-from fastprune.pareto.files import read_report
 
 _STATE = ".batch"
 

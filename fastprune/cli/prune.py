@@ -18,9 +18,9 @@ from fastprune.cli.options import (
     running_options,
 )
 from fastprune.cli.tables import print_report
+from fastprune.compaction.directories import budget_directory
 from fastprune.device import resolve_dtype
 from fastprune.distributed import current_group
-from fastprune.pareto.files import budget_directory
 from fastprune.pipeline import prune_to_budgets
 from fastprune.progress import calm_libraries
 from fastprune.settings import Settings

@@ -14,6 +14,7 @@ from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModel, PretrainedConfig, PreTrainedModel
 
 from fastprune.atomic import atomic_directory
+from fastprune.compaction.directories import REPORT_NAME
 from fastprune.compaction.pruned_config import describe_
 from fastprune.compaction.registration import align_
 from fastprune.compaction.surgery import resize_
@@ -21,8 +22,6 @@ from fastprune.compaction.uniform import layout, skeleton, uniform_config
 from fastprune.errors import CheckpointError, UnsupportedModelError
 from fastprune.structure.declaration import anatomy
 from fastprune.structure.sites import layer_units
-
-REPORT_NAME = "fastprune_report.json"
 
 
 def save_pretrained(

@@ -6,18 +6,11 @@ import csv
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from fastprune.atomic import atomic_file
-from fastprune.budget import Budget
-from fastprune.compaction.checkpoint import REPORT_NAME
+from fastprune.compaction.directories import REPORT_NAME, read_report
 from fastprune.pareto.curve import Sweep
 from fastprune.pareto.point import Point
-
-
-def budget_directory(out: Path, budget: Budget) -> Path:
-    """Where the model of a budget lies."""
-    return out / str(budget).replace("=", "-")
 
 
 def finished(out: Path, fingerprint: str) -> Iterator[Point]:
@@ -29,15 +22,6 @@ def finished(out: Path, fingerprint: str) -> Iterator[Point]:
         report = read_report(path.parent)
         if report is not None and report.get("fingerprint") == fingerprint:
             yield Point(report, path.parent)
-
-
-def read_report(directory: Path) -> dict[str, Any] | None:
-    """The report in a model's directory; None where there is none, or something else."""
-    try:
-        report = json.loads((directory / REPORT_NAME).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return report if isinstance(report, dict) and "budget" in report else None
 
 
 def write_curve(sweep: Sweep, out: Path) -> None:

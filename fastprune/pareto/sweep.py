@@ -18,12 +18,13 @@ from fastprune.atomic import check_target
 from fastprune.budget import Budget, parse_budget
 from fastprune.calibration import Statistics
 from fastprune.calibration.cache import cache_directory
+from fastprune.compaction.directories import budget_directory
 from fastprune.device import resolve_dtype
 from fastprune.distributed import current_group
 from fastprune.errors import CheckpointError, FastpruneError
 from fastprune.pareto.conditions import check_conditions
 from fastprune.pareto.curve import Sweep
-from fastprune.pareto.files import budget_directory, finished, write_curve
+from fastprune.pareto.files import finished, write_curve
 from fastprune.pareto.point import Point
 from fastprune.pipeline import BudgetLike, PruneResult, prepare
 from fastprune.settings import Settings

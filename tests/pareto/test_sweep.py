@@ -11,8 +11,8 @@ from tiny_models import tiny
 from tiny_samples import text_samples
 
 import fastprune
+from fastprune.compaction.directories import read_report
 from fastprune.errors import FastpruneError
-from fastprune.pareto.files import read_report
 
 QUICK = {"samples": 16, "latency": False}
 BUDGETS = ["macs=0.7", "macs=0.5", "params=0.4"]
