@@ -258,9 +258,11 @@ class Prepared:
 
     def _table(self) -> LatencyTable | None:
         """The latency table: the one given, or one measured now where a budget is of time."""
-        table = load_table(self.settings.latency_table, self.model)
-        if table is not None or not self.settings.promises_latency:
-            return table
+        given = self.settings.latency_table
+        if isinstance(given, LatencyTable):
+            return given
+        if not self.settings.promises_latency:
+            return None
         workload = workload_of(self.samples, self.settings)
         measure = partial(measure_latency_table, self.model, **vars(workload))
         return self.group.first(partial(measure, progress=self.settings.progress))

@@ -24,8 +24,7 @@ from typing import Any
 
 from fastprune.atomic import atomic_file
 from fastprune.batch.job import Job
-from fastprune.compaction.checkpoint import REPORT_NAME
-from fastprune.compaction.directories import read_report
+from fastprune.compaction.directories import REPORT_NAME, read_report
 from fastprune.errors import BatchError
 
 _STATE = ".batch"

@@ -135,8 +135,8 @@ class LatencyTable:
             )
         if abs(self.parts - 1) > _UNEVEN:
             found.append(
-                f"the latency table is uneven: measured parts add up to {self.parts:.0%} of the "
-                "model; measure it again on a quiet machine, or with a larger batch"
+                f"the latency table is uneven: its parts add up to {self.parts:.0%} of the model; "
+                "measure it again on a quiet machine, or with a larger batch"
             )
         return found
 
