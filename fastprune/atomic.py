@@ -71,6 +71,22 @@ def atomic_file(path: str | os.PathLike[str]) -> Iterator[Path]:
         staging.unlink(missing_ok=True)
 
 
+def clear_leftovers(directory: Path) -> None:
+    """Undo what processes that were killed had begun to write into ``directory``.
+
+    No process may be at work there. A directory that was just being replaced comes back.
+    """
+    for previous in directory.glob(".*.previous"):
+        target = directory / previous.name[1:].rsplit(".", 2)[0]
+        if not target.exists():
+            os.rename(previous, target)
+    for left in (*directory.glob(".*.previous"), *directory.glob(".*.partial")):
+        if left.is_dir():
+            shutil.rmtree(left, ignore_errors=True)
+        else:
+            left.unlink(missing_ok=True)
+
+
 def check_target(
     directory: str | os.PathLike[str],
     overwrite: bool,

@@ -14,7 +14,6 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-import shutil
 import socket
 import time
 from collections.abc import Iterable, Iterator
@@ -24,7 +23,7 @@ from typing import Any
 
 from fastprune.atomic import atomic_file
 from fastprune.batch.job import Job
-from fastprune.compaction.directories import REPORT_NAME, read_report
+from fastprune.compaction.directories import REPORT_NAME, holds_model, read_report
 from fastprune.errors import BatchError
 
 _STATE = ".batch"
@@ -75,8 +74,8 @@ class Store:
 
     def read_job(self, name: str) -> Job | None:
         """The job as it was last started; None if it never was."""
-        found = self._read(name, "job.json")
-        return None if found is None else Job.from_dict(found["job"])
+        note = self._note(name)
+        return None if note is None else note[0]
 
     def write_job(self, job: Job) -> None:
         """Note a job before it starts."""
@@ -88,7 +87,7 @@ class Store:
 
     def read_outcome(self, name: str) -> dict[str, Any] | None:
         """How a job's last attempt ended; None if none has, or its worker had no time to say."""
-        return self._read(name, "outcome.json")
+        return self._read(name, "outcome.json", dict)
 
     def write_outcome(self, name: str, outcome: dict[str, Any]) -> None:
         """Note how an attempt ended."""
@@ -96,12 +95,16 @@ class Store:
 
     def finished(self, job: Job) -> list[str]:
         """The budgets that are finished, from this very job."""
-        noted = self._read(job.name, "finished.json") or []
+        noted = self._read(job.name, "finished.json", list) or []
         return [
             budget
             for budget, directory in job.directories().items()
-            if budget in noted and (self.directory(job.name) / directory / REPORT_NAME).is_file()
+            if budget in noted and self._is_whole(job.name, directory)
         ]
+
+    def _is_whole(self, name: str, directory: str) -> bool:
+        path = self.directory(name) / directory
+        return (path / REPORT_NAME).is_file() and holds_model(path)
 
     def write_finished(self, name: str, budgets: Iterable[str]) -> None:
         """Note which budgets of a job are finished."""
@@ -120,19 +123,15 @@ class Store:
         outcome = self.read_outcome(job.name)
         return (
             outcome is not None
-            and outcome["kind"] == "done"
+            and outcome.get("kind") == "done"
             and self._is_noted(job)
             and len(self.finished(job)) == len(job.budgets)
         )
 
     def _is_noted(self, job: Job) -> bool:
         """Whether what is noted about a job is about this one, with the files it reads now."""
-        note = self._read(job.name, "job.json")
-        return (
-            note is not None
-            and Job.from_dict(note["job"]).work == job.work
-            and note["inputs"] == _inputs(job)
-        )
+        note = self._note(job.name)
+        return note is not None and note[0].work == job.work and note[1] == _inputs(job)
 
     def differences(self, job: Job) -> list[str]:
         """What is asked of a job now and was not when its results were made."""
@@ -145,11 +144,6 @@ class Store:
             for key in sorted(old.keys() | new.keys())
             if old.get(key) != new.get(key)
         ]
-
-    def sweep_up(self, name: str) -> None:
-        """Remove what a killed worker had begun to write."""
-        for partial in self.directory(name).glob(".*.partial"):
-            shutil.rmtree(partial, ignore_errors=True)
 
     @contextmanager
     def held(self, name: str | None = None, patience: float = 0.0) -> Iterator[None]:
@@ -182,16 +176,30 @@ class Store:
             file.flush()
             yield
 
-    def _read(self, name: str, file: str) -> Any:
-        path = self.out / _STATE / name / file
+    def _note(self, name: str) -> tuple[Job, Any] | None:
+        """The job as it was last started, and the state of the files it read."""
+        found = self._read(name, "job.json", dict)
+        if found is None:
+            return None
         try:
-            return json.loads(path.read_text(encoding="utf-8"))
+            return Job.from_dict(found["job"]), found["inputs"]
+        except (KeyError, TypeError, ValueError) as error:
+            raise self._unreadable(name, "job.json", error) from error
+
+    def _read(self, name: str, file: str, kind: type) -> Any:
+        try:
+            value = json.loads((self.out / _STATE / name / file).read_text(encoding="utf-8"))
+            if not isinstance(value, kind):
+                raise ValueError(f"it holds no {kind.__name__}")
         except FileNotFoundError:
             return None
         except (OSError, ValueError) as error:
-            raise BatchError(
-                f"cannot read {path} ({error}); delete it to run {name} anew"
-            ) from error
+            raise self._unreadable(name, file, error) from error
+        return value
+
+    def _unreadable(self, name: str, file: str, reason: Exception) -> BatchError:
+        path = self.out / _STATE / name / file
+        return BatchError(f"cannot read {path} ({reason}); delete it to run {name} anew")
 
 
 def write_text(path: Path, text: str) -> None:

@@ -77,7 +77,6 @@ def main(arguments: list[str], run: Run = run_job) -> int:
     start = time.monotonic()
     try:
         with store.held(name, _PATIENCE):
-            store.sweep_up(name)
             finished = store.finished(job)
 
             def note(point: Point) -> None:

@@ -67,7 +67,9 @@ class Processes(Group):
             error: what this process leaves with.
         """
         # An interrupt comes to one process and not necessarily to others: nothing to wait for.
-        if error is None or self._is_known(error):
+        if error is None:
+            self._confer(leaving=True)
+        elif self._is_known(error):
             with self._connected():
                 dist.barrier(group=self._talk)
         dist.destroy_process_group(self._talk)
@@ -89,15 +91,22 @@ class Processes(Group):
             for call in calls:
                 call()
 
-    def _confer(self, error: BaseException | None = None) -> None:
-        """Find out whether all are well.
+    def _confer(self, error: BaseException | None = None, *, leaving: bool = False) -> None:
+        """Find out whether all are well, and stay or leave together.
 
         Raises:
             BaseException: this process's own error, or what the first that failed has raised.
         """
         with self._connected():
-            failed = torch.tensor([error is not None], dtype=torch.int32)
-            dist.all_reduce(failed, group=self._talk)
+            states = torch.tensor([error is not None, leaving], dtype=torch.int32)
+            dist.all_reduce(states, group=self._talk)
+            failed, left = states.tolist()
+            if not failed and left not in (0, self.size):
+                self._settled = FastpruneError(
+                    f"{left} of {self.size} processes left the data-parallel block while others "
+                    "were at work: every process has to run the whole block"
+                )
+                raise self._settled
             if not failed:
                 return
             told: list[FastpruneError | None] = [None] * self.size

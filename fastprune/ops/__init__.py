@@ -82,7 +82,7 @@ def mask_grad(
     require_device("grad", grad, x)
     columns = x.shape[-1] if x.dim() else 0
     require(
-        group > 0 and columns % group == 0, f"group {group} does not divide the {columns} columns"
+        isinstance(group, int) and group > 0 and columns % group == 0, f"group {group} does not divide the {columns} columns"
     )
     if offsets is None:
         require(x.dim() == 3, f"x must be [samples, tokens, columns], not {list(x.shape)}")
@@ -224,7 +224,7 @@ def tuning_system(gram: Tensor, weight: Tensor, cross: Tensor, group: int) -> tu
     require(weight.dim() == 2, f"weight must be [outputs, columns], not {list(weight.shape)}")
     outputs, columns = weight.shape
     require(
-        group > 0 and columns % group == 0, f"group {group} does not divide the {columns} columns"
+        isinstance(group, int) and group > 0 and columns % group == 0, f"group {group} does not divide the {columns} columns"
     )
     require_dtype("weight", weight, (*FLOATS, torch.float64))
     require_dtype("gram", gram, STATISTICS)
@@ -297,7 +297,7 @@ def obs_greedy(
     Raises:
         ArgumentError: shapes, dtypes or devices that do not fit together.
     """
-    sizes, groups = checked_sizes(sizes), [int(group) for group in groups]
+    sizes, groups = checked_sizes(sizes), checked_sizes(groups)
     require(len(sizes) == len(groups), f"{len(sizes)} sizes, but {len(groups)} groups")
     within = all(1 <= group <= WIDEST_GROUP for group in groups)
     require(within, f"groups must lie within [1, {WIDEST_GROUP}]: {groups}")

@@ -22,13 +22,20 @@ def require(condition: bool, message: str) -> None:
         raise ArgumentError(message)
 
 
+def require_tensor(name: str, tensor: Tensor) -> None:
+    dense = isinstance(tensor, Tensor) and tensor.layout == torch.strided
+    require(dense, f"{name} must be a dense tensor, not {type(tensor).__name__}")
+
+
 def require_dtype(name: str, tensor: Tensor, allowed: Sequence[torch.dtype]) -> None:
+    require_tensor(name, tensor)
     if tensor.dtype not in allowed:
         names = ", ".join(str(dtype).removeprefix("torch.") for dtype in allowed)
         raise ArgumentError(f"{name} must be {names}, not {str(tensor.dtype)[6:]}: convert it")
 
 
 def require_shape(name: str, tensor: Tensor, shape: Sequence[int]) -> None:
+    require_tensor(name, tensor)
     if tuple(tensor.shape) != tuple(shape):
         raise ArgumentError(f"{name} must have shape {list(shape)}, not {list(tensor.shape)}")
 
@@ -39,7 +46,10 @@ def require_device(name: str, tensor: Tensor, like: Tensor) -> None:
 
 
 def checked_sizes(sizes: Sequence[int]) -> list[int]:
-    result = [int(size) for size in sizes]
+    try:
+        result = [int(size) for size in sizes]
+    except (TypeError, ValueError):
+        raise ArgumentError(f"sizes must be whole numbers in a list, not {sizes!r}") from None
     require(all(size >= 0 for size in result), f"sizes must not be negative: {result}")
     return result
 

@@ -47,6 +47,12 @@ class Condition:
             raise self.unmeasured()
         return _OPERATORS[self.sign](value, self.bound)
 
+    def nearest(self, points: Sequence[Point]) -> str:
+        """What comes closest to the bound, or goes furthest beyond it."""
+        best = max if self.sign in (">=", ">") else min
+        point = best(points, key=lambda p: getattr(p, self.name))
+        return f"{self.name} {getattr(point, self.name):.4g} at {point.budget}"
+
     @property
     def timed(self) -> bool:
         """Whether it is about time, and not about a score or a size."""

@@ -77,11 +77,10 @@ class Sweep:
         conditions = parse_conditions(condition, self.metric)
         fitting = [p for p in self.points if all(c.holds(p) for c in conditions)]
         if not fitting:
-            best = max(self.points, key=lambda p: -p.drop if p.drop is not None else 0.0)
-            reached = "" if best.score is None else f" (best: {best.score:.4f} at {best.budget})"
+            nearest = [c.nearest(self.points) for c in conditions]
             raise FastpruneError(
-                f"no model of this sweep has {condition}{reached}; loosen the condition or add "
-                "larger budgets"
+                f"no model of this sweep has {condition} (nearest: {', '.join(nearest)}); loosen "
+                "the condition or add other budgets"
             )
         return min(fitting, key=lambda point: _spent(point, smallest))
 

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import csv
+import fcntl
 import json
-from collections.abc import Iterator
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from fastprune.atomic import atomic_file
-from fastprune.compaction.directories import REPORT_NAME, read_report
+from fastprune.atomic import atomic_file, clear_leftovers
+from fastprune.compaction.directories import REPORT_NAME, holds_model, read_report
+from fastprune.errors import CheckpointError
 from fastprune.pareto.curve import Sweep
 from fastprune.pareto.point import Point
+
+
+_CURVE = ("curve.csv", "curve.json", "curve.png")
 
 
 def finished(out: Path, fingerprint: str) -> Iterator[Point]:
@@ -19,9 +26,68 @@ def finished(out: Path, fingerprint: str) -> Iterator[Point]:
     A model's directory appears whole or not at all, so whatever is there is finished.
     """
     for path in sorted(out.glob(f"*/{REPORT_NAME}")):
-        report = read_report(path.parent)
-        if report is not None and report.get("fingerprint") == fingerprint:
-            yield Point(report, path.parent)
+        directory, report = path.parent, read_report(path.parent)
+        if report is None or report.get("fingerprint") != fingerprint:
+            continue
+        point = Point(report, directory)
+        # Copies under other names are none of the sweep's, and damage is done again.
+        own = directory.name == str(report["budget"]).replace("=", "-")
+        with suppress(KeyError, TypeError, ValueError):
+            if own and holds_model(directory) and point.row():
+                yield point
+
+
+def check_out(out: Path, *, replace: bool, keep: Sequence[str | os.PathLike[str] | None]) -> None:
+    """Refuse a directory that is no place for a sweep, before any work is done for it.
+
+    Args:
+        out: the directory.
+        replace: whether an earlier sweep's curve may be replaced.
+        keep: what is read, which must not be written into.
+
+    Raises:
+        CheckpointError: it holds a model, or a curve that may not be replaced.
+    """
+    read = [Path(path).resolve() for path in keep if path is not None]
+    if (out / "config.json").exists() or out.resolve() in read:
+        raise CheckpointError(f"{out} holds a model; choose another directory")
+    for name in _CURVE:
+        path = out / name
+        if path.is_dir():
+            raise CheckpointError(f"{path} is a directory; choose another one for --out")
+        if path.exists() and not replace:
+            raise CheckpointError(
+                f"{path} exists; choose another directory, go on with what is there (--resume), or "
+                "replace it (--overwrite; in Python resume=True, overwrite=True)"
+            )
+
+
+@contextmanager
+def held(out: Path) -> Iterator[None]:
+    """Keep other sweeps of this machine out of a directory; it is made where it is not there.
+
+    What a killed one left half-written is removed.
+
+    Raises:
+        CheckpointError: another sweep is at work there, or the directory cannot be made.
+    """
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(out, os.O_RDONLY)
+    except OSError as error:
+        raise CheckpointError(f"cannot write to {out} ({error.strerror}); choose another") from error
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        clear_leftovers(out)
+        yield
+    except BlockingIOError:
+        raise CheckpointError(
+            f"another sweep is at work on {out}; wait for it, or choose another directory"
+        ) from None
+    finally:
+        os.close(descriptor)  # and with it the lock
+        with suppress(OSError):
+            out.rmdir()  # where nothing came of it
 
 
 def write_curve(sweep: Sweep, out: Path) -> None:
@@ -48,7 +114,9 @@ def write_curve(sweep: Sweep, out: Path) -> None:
     }
     with atomic_file(out / "curve.json") as path:
         path.write_text(json.dumps(curve, indent=2) + "\n", encoding="utf-8")
-    if sweep.metric is not None:
+    if sweep.metric is None:
+        (out / "curve.png").unlink(missing_ok=True)
+    else:
         from fastprune.pareto.picture import draw  # matplotlib takes long to import
 
         with atomic_file(out / "curve.png") as path:

@@ -24,7 +24,7 @@ from fastprune.distributed import current_group
 from fastprune.errors import CheckpointError, FastpruneError
 from fastprune.pareto.conditions import check_conditions
 from fastprune.pareto.curve import Sweep
-from fastprune.pareto.files import finished, write_curve
+from fastprune.pareto.files import check_out, finished, held, write_curve
 from fastprune.pareto.point import Point
 from fastprune.pipeline import BudgetLike, PruneResult, prepare
 from fastprune.settings import Settings

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from latency_tables import by_filters, by_heads
+from latency_tables import KnownClock, known_ms
 from tiny_models import FAMILIES, random_masks, tiny
 
 from fastprune import FastpruneError, compact, find_sites, measure_latency_table
@@ -15,22 +15,6 @@ from fastprune.evaluation.latency import PassTimer
 from fastprune.evaluation.latency_table import counts_to_measure
 from fastprune.evaluation.stacks import narrowed, stacked
 from fastprune.structure import layer_units
-
-
-def known_ms(model) -> float:
-    """What a model takes on the clock of these tests: embeddings, layers and sublayers."""
-    units = layer_units(model)
-    sublayers = sum(map(by_heads, units["attention"])) + sum(map(by_filters, units["ffn"]))
-    return 2.0 + 1.0 * len(units["ffn"]) + sublayers
-
-
-class KnownClock(PassTimer):
-    """Runs every model, and then says what it is supposed to take, give or take a slow round."""
-
-    def round(self, after_each=lambda: None):
-        super().round(after_each)
-        slow = 1.5 if self._rounds % 3 == 0 else 1.0
-        return np.array([slow * known_ms(model) / 1e3 for model in self._models])
 
 
 @pytest.fixture

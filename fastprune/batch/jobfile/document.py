@@ -36,6 +36,8 @@ class Document:
             raise BatchError(f"{path} is not UTF-8 text; save it as UTF-8") from error
         except yaml.YAMLError as error:
             raise BatchError(self._syntax(error)) from error
+        except RecursionError:
+            raise BatchError(f"{path} is nested too deeply; write it flat") from None
         if node is None:
             raise BatchError(f"{path} is empty; it needs models or jobs")
         self.root: Node = node
@@ -115,12 +117,10 @@ class Document:
         for key, _ in node.value:
             if not isinstance(key, ScalarNode):
                 raise self.error(key, f"{what} has a key that is not plain text")
-            line = key.start_mark.line + 1
-            if key.value in first:
-                raise self.error(
-                    key, f"{key.value!r} is given already on line {first[key.value]}; keep one"
-                )
-            first[key.value] = line
+            line, name = key.start_mark.line + 1, str(self.value(key))  # 1 and 01 are one key
+            if name in first:
+                raise self.error(key, f"{name!r} is given already on line {first[name]}; keep one")
+            first[name] = line
 
     def _syntax(self, error: yaml.YAMLError) -> str:
         mark = getattr(error, "problem_mark", None)

@@ -66,7 +66,7 @@ def read_job_file(path: Path) -> JobFile:
         jobs[job.name], places[job.name] = job, entry.node
     out = None
     if "out" in top:
-        out = path.parent / Path(document.text(top["out"], "out")).expanduser()
+        out = absolute(document, top["out"], document.text(top["out"], "out"))
     return JobFile(list(jobs.values()), out)
 
 

@@ -160,5 +160,15 @@ def _amount(document: Document, key: str, node: Node) -> float:
     return float(value)
 
 
-def _absolute(document: Document, given: str) -> Path:
-    return (document.path.parent / Path(given).expanduser()).resolve()
+def absolute(document: Document, node: Node, given: str) -> Path:
+    """The path that is meant, seen from the job file.
+
+    Raises:
+        BatchError: no file can have this name.
+    """
+    try:
+        path = (document.path.parent / Path(given).expanduser()).resolve()
+        path.exists()
+    except (OSError, RuntimeError, ValueError) as error:
+        raise document.error(node, f"{given!r} is no path ({error})") from error
+    return path
