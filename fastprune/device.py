@@ -16,6 +16,8 @@ from fastprune.structure.projection import Projection, weight_view
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
+_MEMORY_WORDS = ("out of memory", "can't allocate memory", "cannot allocate memory", "bad_alloc")
+
 
 def resolve_device(device: str | torch.device = "auto") -> torch.device:
     """Turn ``"auto"`` into the GPU where there is one, else the CPU.
@@ -175,3 +177,16 @@ def cache_off(model: nn.Module) -> Iterator[None]:
 def to_device(batch: dict[str, Tensor], device: torch.device) -> dict[str, Tensor]:
     """Move every tensor of a batch."""
     return {key: value.to(device, non_blocking=True) for key, value in batch.items()}
+
+
+def is_memory(error: BaseException | None) -> bool:
+    """Whether memory ran out, also where that was wrapped into another error."""
+    while error is not None:
+        if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+            return True
+        if isinstance(error, RuntimeError) and any(
+            words in str(error).lower() for words in _MEMORY_WORDS
+        ):
+            return True
+        error = error.__cause__ or error.__context__
+    return False

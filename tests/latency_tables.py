@@ -10,8 +10,8 @@ import torch
 
 from fastprune import LatencyTable, find_sites
 from fastprune.budget.latency import Place, Shape, SublayerLatency
-from fastprune.evaluation.latency import PassTimer
 from fastprune.budget.latency.workload import Workload
+from fastprune.evaluation.latency import PassTimer
 from fastprune.structure import layer_units
 
 

@@ -13,19 +13,17 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
-import torch
-
 from fastprune.batch.attempt import Ending
 from fastprune.batch.job import Job
 from fastprune.batch.lifeline import die_with
 from fastprune.batch.store import Store
 from fastprune.cli.tables import print_point
+from fastprune.device import is_memory
 from fastprune.errors import FastpruneError
 from fastprune.pareto import Point
 from fastprune.pareto.sweep import Notify, run_sweep
 from fastprune.progress import calm_libraries
 
-_MEMORY_WORDS = ("out of memory", "can't allocate memory", "cannot allocate memory", "bad_alloc")
 _PATIENCE = 30.0
 """Seconds that a worker of an earlier attempt, whose machine was given up, may still be busy."""
 
@@ -110,24 +108,11 @@ def describe(error: BaseException) -> Ending:
     """How an attempt ended that raised an error."""
     lines = str(error).strip().splitlines()
     line = f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
-    if _is_memory(error):
+    if is_memory(error):
         return Ending("out of memory", line)
     if isinstance(error, FastpruneError):
         return Ending("refused", str(error))
     return Ending("crashed", line)
-
-
-def _is_memory(error: BaseException | None) -> bool:
-    """Whether memory ran out, also where that was wrapped into another error."""
-    while error is not None:
-        if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
-            return True
-        if isinstance(error, RuntimeError) and any(
-            words in str(error).lower() for words in _MEMORY_WORDS
-        ):
-            return True
-        error = error.__cause__ or error.__context__
-    return False
 
 
 if __name__ == "__main__":

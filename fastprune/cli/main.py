@@ -19,6 +19,7 @@ from fastprune.cli.inspect import inspect
 from fastprune.cli.lut import lut
 from fastprune.cli.prune import prune
 from fastprune.cli.sweep import sweep
+from fastprune.device import is_memory
 from fastprune.distributed import current_group, data_parallel
 from fastprune.errors import FastpruneError
 from fastprune.version import __version__
@@ -47,12 +48,17 @@ class _Group(click.Group):
         except FastpruneError as error:
             _complain(error)
             sys.exit(1)
+        except (MemoryError, RuntimeError) as error:
+            if not is_memory(error):
+                raise
+            _complain("memory ran out; use a smaller --batch or --batch-size, or fewer --samples")
+            sys.exit(1)
         except KeyboardInterrupt:
             click.echo("fastprune: interrupted; nothing was left half-written", err=True)
             sys.exit(130)
 
 
-def _complain(error: FastpruneError) -> None:
+def _complain(error: FastpruneError | str) -> None:
     click.echo(f"fastprune: error: {error}", err=True)
 
 

@@ -18,6 +18,7 @@ from fastprune.cli.options import (
 )
 from fastprune.cli.tables import print_point, print_sweep
 from fastprune.device import resolve_dtype
+from fastprune.errors import FastpruneError
 from fastprune.pareto import DEFAULT_BUDGETS
 from fastprune.pareto.sweep import resolve_cache, run_sweep
 from fastprune.progress import calm_libraries
@@ -103,7 +104,10 @@ def sweep(
     for point in found.points if silent else ():
         for warning in point.report["warnings"]:
             click.echo(f"fastprune: warning: {point.budget}: {warning}", err=True)
-    picked = None if pick is None else found.pick(pick)
+    try:
+        picked, failure = None if pick is None else found.pick(pick), None
+    except FastpruneError as error:
+        picked, failure = None, error  # the models are there all the same
     if as_json:
         rows = [point.row() for point in found.points]
         picked_name = None if picked is None else str(picked.directory)
@@ -112,3 +116,5 @@ def sweep(
         print_sweep(found, picked)
     elif picked is not None:
         click.echo(picked.directory)
+    if failure is not None:
+        raise failure

@@ -50,7 +50,7 @@ def data_parallel() -> Iterator[Group]:
             yield ALONE
             return
         group = Processes()
-        with _parting(group), joined(group), group.agreed():
+        with _parting(group), joined(group):
             yield group
     finally:
         if ours:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import Any
 
@@ -67,12 +67,18 @@ class Processes(Group):
             error: what this process leaves with.
         """
         # An interrupt comes to one process and not necessarily to others: nothing to wait for.
-        if error is None:
-            self._confer(leaving=True)
-        elif self._is_known(error):
-            with self._connected():
-                dist.barrier(group=self._talk)
-        dist.destroy_process_group(self._talk)
+        waits = error is None or isinstance(error, (Exception, SystemExit))
+        try:
+            if waits and not self._is_known(error):
+                self._confer(error, leaving=True)
+        except BaseException as told:
+            error = told
+            raise
+        finally:
+            if waits and self._is_known(error):
+                with suppress(FastpruneError), self._connected():
+                    dist.barrier(group=self._talk)
+            dist.destroy_process_group(self._talk)
 
     def _is_known(self, error: BaseException | None) -> bool:
         """Whether all raise this already: an error they agreed on, or what was made of it."""
@@ -101,14 +107,14 @@ class Processes(Group):
             states = torch.tensor([error is not None, leaving], dtype=torch.int32)
             dist.all_reduce(states, group=self._talk)
             failed, left = states.tolist()
-            if not failed and left not in (0, self.size):
+            if not failed and left in (0, self.size):
+                return
+            if not failed:
                 self._settled = FastpruneError(
                     f"{left} of {self.size} processes left the data-parallel block while others "
                     "were at work: every process has to run the whole block"
                 )
                 raise self._settled
-            if not failed:
-                return
             told: list[FastpruneError | None] = [None] * self.size
             dist.all_gather_object(told, self._tellable(error), group=self._talk)
         first = next(rank for rank, other in enumerate(told) if other is not None)

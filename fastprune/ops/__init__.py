@@ -82,7 +82,8 @@ def mask_grad(
     require_device("grad", grad, x)
     columns = x.shape[-1] if x.dim() else 0
     require(
-        isinstance(group, int) and group > 0 and columns % group == 0, f"group {group} does not divide the {columns} columns"
+        isinstance(group, int) and group > 0 and columns % group == 0,
+        f"group {group} does not divide the {columns} columns",
     )
     if offsets is None:
         require(x.dim() == 3, f"x must be [samples, tokens, columns], not {list(x.shape)}")
@@ -224,7 +225,8 @@ def tuning_system(gram: Tensor, weight: Tensor, cross: Tensor, group: int) -> tu
     require(weight.dim() == 2, f"weight must be [outputs, columns], not {list(weight.shape)}")
     outputs, columns = weight.shape
     require(
-        isinstance(group, int) and group > 0 and columns % group == 0, f"group {group} does not divide the {columns} columns"
+        isinstance(group, int) and group > 0 and columns % group == 0,
+        f"group {group} does not divide the {columns} columns",
     )
     require_dtype("weight", weight, (*FLOATS, torch.float64))
     require_dtype("gram", gram, STATISTICS)

@@ -16,7 +16,6 @@ from fastprune.errors import CheckpointError
 from fastprune.pareto.curve import Sweep
 from fastprune.pareto.point import Point
 
-
 _CURVE = ("curve.csv", "curve.json", "curve.png")
 
 
@@ -75,7 +74,9 @@ def held(out: Path) -> Iterator[None]:
         out.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(out, os.O_RDONLY)
     except OSError as error:
-        raise CheckpointError(f"cannot write to {out} ({error.strerror}); choose another") from error
+        raise CheckpointError(
+            f"cannot write to {out} ({error.strerror}); choose another"
+        ) from error
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         clear_leftovers(out)

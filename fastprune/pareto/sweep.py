@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
 from dataclasses import fields, replace
 from difflib import get_close_matches
 from functools import partial
@@ -134,37 +135,46 @@ def run_sweep(
     group = current_group()  # the first process alone saves, so it alone looks at what is there
     if resume and out is None:
         raise FastpruneError("nothing can be resumed without a directory; give out (--out)")
-    if out is not None:
-        sources = [s for s in (model, data, eval_data) if isinstance(s, (str, os.PathLike))]
-        for budget in settings.budgets:
-            # What resuming may find there is looked at below.
-            target = budget_directory(out, budget)
-            group.first(partial(check_target, target, overwrite or resume, keep=sources))
-    prepared = prepare(model, data, settings, eval_data=eval_data, tokenizer=tokenizer)
-    if condition is not None:
-        check_conditions(condition, prepared.metric, timed=settings.latency)
-    fingerprint = prepared.fingerprint(statistics) if resume or out is not None else ""
-    points = {}
-    if resume and out is not None:
-        found = group.first(lambda: list(finished(out, fingerprint)))
-        points = {point.budget: point for point in found}
-        for point in points.values():
-            notify(point)
-    left = [budget for budget in settings.budgets if str(budget) not in points]
-    if out is not None and not overwrite:
-        group.first(partial(_refuse_foreign, out, left))
-    if left:
-        prepared = replace(prepared, settings=replace(prepared.settings, budgets=tuple(left)))
-        for budget, result in zip(left, prepared.results(statistics), strict=True):
-            point = _point(result, fingerprint, out, budget)
-            points[point.budget] = point
-            notify(point)
-    ordered = sorted(points.values(), key=lambda point: (point.macs, point.params), reverse=True)
-    seconds = group.first(lambda: time.perf_counter() - start)
-    swept = Sweep(tuple(ordered), out, seconds)
-    if out is not None:
-        group.first(partial(write_curve, swept, out))
+    with ExitStack() as stack:
+        if out is not None:
+            sources = [s for s in (model, data, eval_data) if isinstance(s, (str, os.PathLike))]
+            group.first(partial(_check_targets, out, settings, overwrite or resume, sources))
+            if group.rank == 0:
+                stack.enter_context(held(out))
+        prepared = prepare(model, data, settings, eval_data=eval_data, tokenizer=tokenizer)
+        if condition is not None:
+            check_conditions(condition, prepared.metric, timed=settings.latency)
+        fingerprint = "" if out is None else prepared.fingerprint(statistics)
+        points = {}
+        if resume and out is not None:
+            found = group.first(lambda: list(finished(out, fingerprint)))
+            points = {point.budget: point for point in found}
+            for point in points.values():
+                notify(point)
+        left = [budget for budget in settings.budgets if str(budget) not in points]
+        if out is not None and not overwrite:
+            group.first(partial(_refuse_foreign, out, left))
+        if left:
+            prepared = replace(prepared, settings=replace(prepared.settings, budgets=tuple(left)))
+            for budget, result in zip(left, prepared.results(statistics), strict=True):
+                point = _point(result, fingerprint, out, budget)
+                points[point.budget] = point
+                notify(point)
+        ordered = sorted(points.values(), key=lambda p: (p.macs, p.params), reverse=True)
+        seconds = group.first(lambda: time.perf_counter() - start)
+        swept = Sweep(tuple(ordered), out, seconds)
+        if out is not None:
+            group.first(partial(write_curve, swept, out))
     return swept
+
+
+def _check_targets(
+    out: Path, settings: Settings, replaced: bool, sources: Sequence[str | os.PathLike[str]]
+) -> None:
+    check_out(out, replace=replaced, keep=sources)
+    for budget in settings.budgets:
+        # What resuming may find there is looked at later.
+        check_target(budget_directory(out, budget), replaced, keep=sources)
 
 
 def _refuse_foreign(out: Path, budgets: Sequence[Budget]) -> None:
@@ -172,8 +182,8 @@ def _refuse_foreign(out: Path, budgets: Sequence[Budget]) -> None:
         directory = budget_directory(out, budget)
         if directory.exists():
             raise CheckpointError(
-                f"{directory} holds the result of another model, data or settings; choose another "
-                "directory, or replace it (--overwrite, or in Python overwrite=True)"
+                f"{directory} holds a damaged result, or one of another model, data or settings; "
+                "choose another directory, or replace it (--overwrite, or in Python overwrite=True)"
             )
 
 

@@ -88,14 +88,6 @@ def test_without_a_note_the_status_speaks(status, kind, reason):
     assert reason in ending.error
 
 
-def test_what_a_killed_worker_left_half_written_is_removed(store):
-    partial = store.directory("a") / ".macs-0.5.1234abcd.partial"
-    partial.mkdir(parents=True)
-    whole = store.directory("a") / "macs-0.8"
-    whole.mkdir()
-    attempt(store, lambda *_: None)
-    assert (partial.exists(), whole.exists()) == (False, True)
-
 
 def test_two_workers_never_share_a_job(store, monkeypatch):
     monkeypatch.setattr(worker, "_PATIENCE", 0.0)

@@ -271,7 +271,7 @@ def test_sweep_quietly_prints_what_was_picked_alone(workspace, tmp_path):
     ("extra", "message"),
     [
         (["--pick", "accuracy"], "cannot read 'accuracy' as a condition"),
-        (["--pick", "accuracy>=2"], "no model of this sweep has accuracy>=2 (best: "),
+        (["--pick", "accuracy>=2"], "no model of this sweep has accuracy>=2 (nearest: "),
         (["--budget", "macs=0.7"], "given twice"),
         (["--budget", "macs=1e-9"], "the smallest for this model"),
         (["--cache", "x", "--no-cache"], "exclude each other"),

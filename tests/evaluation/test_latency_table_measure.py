@@ -11,7 +11,6 @@ from tiny_models import FAMILIES, random_masks, tiny
 from fastprune import FastpruneError, compact, find_sites, measure_latency_table
 from fastprune.errors import LatencyTableError
 from fastprune.evaluation import latency_table as measure
-from fastprune.evaluation.latency import PassTimer
 from fastprune.evaluation.latency_table import counts_to_measure
 from fastprune.evaluation.stacks import narrowed, stacked
 from fastprune.structure import layer_units

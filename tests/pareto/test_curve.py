@@ -83,7 +83,7 @@ def test_smallest_by_another_cost():
 @pytest.mark.parametrize(
     ("condition", "message"),
     [
-        ("accuracy>=0.95", r"best: 0\.9000 at macs=0\.8"),
+        ("accuracy>=0.95", r"nearest: score 0\.9 at macs=0\.8"),
         ("acuracy>=0.8", "did you mean accuracy"),
         ("accuracy=0.8", "cannot read"),
         ("accuracy", "cannot read"),

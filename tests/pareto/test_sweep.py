@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,8 +13,9 @@ from tiny_models import tiny
 from tiny_samples import text_samples
 
 import fastprune
-from fastprune.compaction.directories import read_report
+from fastprune.compaction.directories import REPORT_NAME, read_report
 from fastprune.errors import FastpruneError
+from fastprune.pareto.files import held
 
 QUICK = {"samples": 16, "latency": False}
 BUDGETS = ["macs=0.7", "macs=0.5", "params=0.4"]
@@ -264,3 +267,81 @@ def test_methods_that_share_less_sweep_as_well(bert, samples, options):
     for point in found.points:
         alone = fastprune.prune(bert, samples, point.budget, **QUICK, **options)
         assert same_weights(point.load(), alone.model), point.budget
+
+
+def swept(bert, samples, out, **options):
+    return fastprune.sweep(bert, samples, ["macs=0.5"], out=out, **QUICK, **options)
+
+
+def test_what_a_killed_sweep_left_is_not_taken_for_finished(bert, samples, tmp_path):
+    out = tmp_path / "out"
+    swept(bert, samples, out)
+    shutil.copytree(out / "macs-0.5", out / "copy")
+    (out / "macs-0.5").rename(out / ".macs-0.5.12345678.partial")
+    again = swept(bert, samples, out, resume=True)
+    assert [p.directory.name for p in again.points] == ["macs-0.5"]
+    assert (out / "macs-0.5" / "config.json").exists()
+    assert not list(out.glob(".*"))
+
+
+def test_a_model_that_was_just_being_replaced_comes_back(bert, samples, tmp_path):
+    out = tmp_path / "out"
+    before = swept(bert, samples, out)
+    (out / "macs-0.5").rename(out / ".macs-0.5.12345678.previous")
+    again = swept(bert, samples, out, resume=True)
+    assert [p.report for p in again.points] == [p.report for p in before.points]
+    assert (out / "macs-0.5").is_dir()
+
+
+@pytest.mark.parametrize("damage", ["truncated", "missing", "report"])
+def test_a_damaged_result_is_named_and_can_be_replaced(bert, samples, tmp_path, damage):
+    out = tmp_path / "out"
+    swept(bert, samples, out)
+    weights, report = (out / "macs-0.5" / n for n in ("model.safetensors", REPORT_NAME))
+    if damage == "truncated":
+        weights.write_bytes(weights.read_bytes()[:1000])
+    elif damage == "missing":
+        weights.unlink()
+    else:
+        found = json.loads(report.read_text())
+        kept = {name: found[name] for name in ("budget", "fingerprint")}
+        report.write_text(json.dumps(kept))
+    with pytest.raises(FastpruneError, match="damaged"):
+        swept(bert, samples, out, resume=True)
+    (point,) = swept(bert, samples, out, resume=True, overwrite=True).points
+    point.load()
+
+
+def test_another_sweeps_curve_is_not_replaced_by_mistake(bert, samples, tmp_path):
+    out = tmp_path / "out"
+    swept(bert, samples, out)
+    with pytest.raises(FastpruneError, match="resume=True"):
+        fastprune.sweep(bert, samples, ["macs=0.4"], out=out, **QUICK)
+    assert not (out / "macs-0.4").exists()
+
+
+def test_a_sweep_keeps_others_out(bert, samples, tmp_path):
+    out = tmp_path / "out"
+    with held(out), pytest.raises(FastpruneError, match="another sweep is at work"):
+        swept(bert, samples, out)
+    assert not out.exists()
+    swept(bert, samples, out)
+
+
+def test_a_models_own_directory_is_no_place_for_a_sweep(bert, samples, tmp_path):
+    fastprune.save_pretrained(bert, tmp_path / "model")
+    with pytest.raises(FastpruneError, match="holds a model"):
+        swept(bert, samples, tmp_path / "model")
+
+
+@pytest.mark.parametrize("change", ["config", "statistics"])
+def test_what_weights_do_not_show_counts_as_well(bert, samples, tmp_path, passes, change):
+    first = fastprune.collect_statistics(bert, samples.select(range(12)))
+    second = fastprune.collect_statistics(bert, samples.select(range(12, 24)))
+    given = {"statistics": replace(second, tokens=first.tokens)} if change == "statistics" else {}
+    before = {"statistics": first} if change == "statistics" else {}
+    swept(bert, samples, tmp_path / "out", **before)
+    if change == "config":
+        bert.config.layer_norm_eps = 1e-3
+    with pytest.raises(FastpruneError, match="another model, data or settings"):
+        swept(bert, samples, tmp_path / "out", resume=True, **given)

@@ -13,6 +13,7 @@ from fastprune.batch.job import Job
 from fastprune.batch.jobfile.document import Document, Section
 from fastprune.batch.jobfile.values import (
     OPTIONS,
+    absolute,
     check_settings,
     read_budgets,
     read_data,

@@ -31,7 +31,7 @@ def read_model(document: Document, node: Node) -> str:
         BatchError: what looks like a path leads nowhere, or to no model.
     """
     given = document.text(node, "model")
-    path = _absolute(document, given)
+    path = absolute(document, node, given)
     if path.exists():
         if not (path / "config.json").is_file():
             raise document.error(node, f"model {given} holds no config.json; name a model's folder")
@@ -50,7 +50,7 @@ def read_data(document: Document, node: Node, key: str) -> str:
         BatchError: there is neither such a file nor such a task.
     """
     given = document.text(node, key)
-    path = _absolute(document, given)
+    path = absolute(document, node, given)
     if path.is_file():
         return str(path)
     if path.is_dir():
@@ -97,9 +97,9 @@ def read_option(document: Document, key: str, node: Node) -> Any:
     if key == "cache":
         if isinstance(value, bool):
             return value
-        return str(_absolute(document, document.text(node, key)))
+        return str(absolute(document, node, document.text(node, key)))
     if key == "latency_table":
-        path = _absolute(document, document.text(node, key))
+        path = absolute(document, node, document.text(node, key))
         if not path.is_file():
             raise document.error(node, f"{key}: there is no file {path}; check the path")
         return str(path)
