@@ -16,6 +16,7 @@ from fastprune.batch import Row, Summary, run_batch
 from fastprune.batch.jobfile import read_job_file
 from fastprune.batch.store import log_tail
 from fastprune.cli.options import output_options
+from fastprune.distributed import check_alone
 
 
 @click.command()
@@ -57,6 +58,7 @@ def batch(
 
     The same command again goes on where the last one stopped. Ends with status 1 if a job failed.
     """
+    check_alone("batch")
     if dry_run:
         _list_jobs(job_file, as_json)
         return

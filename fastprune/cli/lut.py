@@ -13,8 +13,7 @@ from rich.table import Table
 from fastprune.budget.latency import LatencyTable, check_table_path
 from fastprune.cli.options import output_options, running_options
 from fastprune.device import resolve_dtype
-from fastprune.distributed import current_group
-from fastprune.errors import FastpruneError
+from fastprune.distributed import check_alone
 from fastprune.evaluation import measure_latency_table
 from fastprune.inputs import check_prunable, load_model
 from fastprune.progress import calm_libraries
@@ -58,11 +57,7 @@ def lut(
     keep and share: fastprune prune MODEL --budget latency=0.7 --latency-table table.json
     """
     calm_libraries()
-    if current_group().size > 1:
-        raise FastpruneError(
-            "processes that measure side by side slow each other down; start fastprune lut without "
-            "torchrun"
-        )
+    check_alone("lut")
     check_table_path(out, overwrite)
     loaded = load_model(model, device)
     check_prunable(loaded)

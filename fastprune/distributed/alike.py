@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import torch
 
-from fastprune.distributed.group import Group
+from fastprune.distributed.group import Group, current_group
 from fastprune.errors import FastpruneError
 
 
@@ -27,6 +27,18 @@ def check_alike(group: Group, given: Mapping[str, object]) -> None:
                 f"process {group.rank} was not given the same {name} as process 0: give all of "
                 "them the same, in the same order; fastprune divides the samples itself"
             )
+
+
+def check_alone(command: str) -> None:
+    """Refuse processes that cannot share the work of a command.
+
+    Raises:
+        FastpruneError: torchrun, or another launcher, has started more than one.
+    """
+    if current_group().size > 1:
+        raise FastpruneError(
+            f"processes do not share the work of fastprune {command}; start it without torchrun"
+        )
 
 
 def check_devices(group: Group, device: torch.device) -> None:

@@ -5,13 +5,18 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
 
 from fastprune.distributed.group import ALONE, Group, current_group, joined
-from fastprune.distributed.processes import PATIENCE, Processes
+from fastprune.distributed.processes import Processes
 from fastprune.errors import FastpruneError
+
+# How long processes wait for the last one to start, and for each other's part of a sum: before one,
+# they have all said that they are there.
+_APART = timedelta(minutes=10)
 
 
 @contextmanager
@@ -79,7 +84,7 @@ def _start() -> None:
             # "cuda" without a number is this one from now on.
             number = os.environ.get("LOCAL_RANK") or os.environ["RANK"]
             torch.cuda.set_device(int(number) % gpus)
-        dist.init_process_group("cpu:gloo,cuda:nccl" if gpus else "gloo", timeout=PATIENCE)
+        dist.init_process_group("cpu:gloo,cuda:nccl" if gpus else "gloo", timeout=_APART)
     except (ValueError, RuntimeError) as error:
         reason = (str(error).strip().splitlines() or ["no message"])[0]
         raise FastpruneError(

@@ -16,7 +16,7 @@ from fastprune.errors import FastpruneError
 
 # One process may score a model for hours while the others wait. A process that ends closes its
 # connections, which ends the waiting at once, so that this limit has nothing to detect.
-PATIENCE = timedelta(days=7)
+_PATIENCE = timedelta(days=7)
 
 
 class Processes(Group):
@@ -30,7 +30,7 @@ class Processes(Group):
     def __init__(self) -> None:
         """Every process has to make one at the same time."""
         self.rank, self.size = dist.get_rank(), dist.get_world_size()
-        self._talk: Any = dist.new_group(backend="gloo", timeout=PATIENCE)
+        self._talk: Any = dist.new_group(backend="gloo", timeout=_PATIENCE)
         self._settled: BaseException | None = None
 
     def sum_(self, *tensors: Tensor) -> None:

@@ -10,7 +10,7 @@ import torch
 from ranks import run_ranks
 from torch import distributed as dist
 
-from fastprune.distributed import ALONE, current_group, data_parallel
+from fastprune.distributed import ALONE, check_alone, current_group, data_parallel
 from fastprune.errors import DataError, FastpruneError
 
 
@@ -37,6 +37,7 @@ def exchanges():
             caught(group, lambda: fail(group, DataError(f"of {group.rank}"), 1, 2)),
             caught(group, lambda: group.first(lambda: fail(group, DataError("scoring"), 0))),
         ]
+        seen["refused"] = caught(group, lambda: check_alone("lut"))
         seen["after"] = group.gather("well")
     seen["left"] = current_group() is ALONE and not dist.is_initialized()
     return seen
@@ -87,6 +88,7 @@ def test_what_one_raises_all_raise_and_then_go_on(three):
         assert str(both) == "of 1"
         assert (type(scoring), str(scoring)) == (DataError, "scoring")
         assert seen["after"] == ["well"] * 3
+        assert "start it without torchrun" in str(seen["refused"])
 
 
 def killed():
