@@ -88,7 +88,6 @@ def test_without_a_note_the_status_speaks(status, kind, reason):
     assert reason in ending.error
 
 
-
 def test_two_workers_never_share_a_job(store, monkeypatch):
     monkeypatch.setattr(worker, "_PATIENCE", 0.0)
     with store.held("a"):

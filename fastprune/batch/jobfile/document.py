@@ -117,7 +117,9 @@ class Document:
         for key, _ in node.value:
             if not isinstance(key, ScalarNode):
                 raise self.error(key, f"{what} has a key that is not plain text")
-            line, name = key.start_mark.line + 1, str(self.value(key))  # 1 and 01 are one key
+            line = key.start_mark.line + 1
+            # 1 and 01 are one key; << is none that has a value.
+            name = key.value if key.value == "<<" else str(self.value(key))
             if name in first:
                 raise self.error(key, f"{name!r} is given already on line {first[name]}; keep one")
             first[name] = line
