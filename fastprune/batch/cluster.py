@@ -104,7 +104,7 @@ def _import_ray() -> Any:
     try:
         import ray
     except ImportError as error:
-        raise BatchError("--ray needs Ray: pip install 'fastprune[ray]'") from error
+        raise BatchError("--ray needs Ray: pip install ray") from error
     return ray
 
 

@@ -6,6 +6,7 @@ It ends with its parent, and notes how it ended; budgets are on disk as soon as 
 from __future__ import annotations
 
 import platform
+import resource
 import signal
 import sys
 import time
@@ -98,6 +99,7 @@ def main(arguments: list[str], run: Run = run_job) -> int:
             "error": ending.error,
             "attempt": int(attempt),
             "seconds": time.monotonic() - start,
+            "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
         },
     )
     print(ending.kind if ending.error is None else f"{ending.kind}: {ending.error}", flush=True)

@@ -77,7 +77,8 @@ def print_sweep(sweep: Sweep, picked: Point | None = None) -> None:
     """
     console = Console(highlight=False)
     first = sweep.points[0].report
-    title = f"{len(sweep.points)} budgets, {first['preset'] or first['method']}"
+    count = f"{len(sweep.points)} budget{'s' if len(sweep.points) > 1 else ''}"
+    title = f"{count}, {first['preset'] or first['method']}"
     table = Table(title=f"{title}, tune={first['tune']}, {sweep.seconds:.1f} s in all")
     scored, timed = sweep.metric is not None, first["latency_ms"] is not None
     table.add_column("budget", no_wrap=True)

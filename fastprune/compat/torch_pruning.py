@@ -27,7 +27,7 @@ try:
     import torch_pruning as tp
 except ImportError as error:
     raise FastpruneError(
-        "Torch-Pruning is not installed; run: pip install 'fastprune[torch-pruning]'"
+        "Torch-Pruning is not installed; run: pip install torch-pruning"
     ) from error
 
 

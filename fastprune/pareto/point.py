@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from fastprune.compaction import load_pretrained
 from fastprune.evaluation.metrics import LOWER_IS_BETTER
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Point:
     """A pruned model of a sweep.
 
@@ -23,9 +23,9 @@ class Point:
         model: in memory; None where it was saved.
     """
 
-    report: Mapping[str, Any] = field(repr=False)
+    report: Mapping[str, Any]
     directory: Path | None = None
-    model: nn.Module | None = field(default=None, repr=False)
+    model: nn.Module | None = None
 
     @property
     def budget(self) -> str:
@@ -68,6 +68,10 @@ class Point:
         """How many times faster than the dense model, measured side by side."""
         measured = self.report["latency_ms"]
         return None if measured is None else float(measured["speedup"])
+
+    def __repr__(self) -> str:
+        score = "" if self.score is None else f", {self.report['metric']} {self.score:.4f}"
+        return f"Point({self.budget}{score}, macs {self.macs:.3f}, params {self.params:.3f})"
 
     def load(self) -> nn.Module:
         """The model: the one in memory, or that in the directory.
