@@ -31,7 +31,7 @@ def workspace(tmp_path_factory, tokenizer):
 @pytest.fixture
 def known_clock(monkeypatch):
     """Passes of a small model are too short to be told apart on a busy machine."""
-    monkeypatch.setattr("fastprune.budget.latency.measure.PassTimer", KnownClock)
+    monkeypatch.setattr("fastprune.evaluation.latency_table.PassTimer", KnownClock)
 
 
 def run(*arguments: object):
