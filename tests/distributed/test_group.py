@@ -139,3 +139,41 @@ def test_an_incomplete_launch_is_one_line(monkeypatch):
     ):
         pass
     assert "\n" not in str(e.value)
+
+
+def leaves_early():
+    """What two ranks get when one has nothing to do in the block."""
+    try:
+        with data_parallel() as group:
+            if group.rank == 0:
+                group.gather("work")
+                group.sum_(torch.ones(1))
+    except FastpruneError as error:
+        return str(error)
+    return None
+
+
+def wraps_what_all_raise():
+    """What two ranks get when one makes another error of what all raise."""
+    try:
+        with data_parallel() as group:
+            try:
+                with group.agreed():
+                    fail(group, DataError("no data"), 1)
+            except DataError as error:
+                if group.rank == 0:
+                    raise RuntimeError("wrapped") from error
+                raise
+    except (RuntimeError, DataError) as error:
+        return type(error).__name__
+    return None
+
+
+def test_a_process_that_leaves_early_is_missed_at_once(tmp_path):
+    told = run_ranks(2, tmp_path, leaves_early)
+    assert told[0] == told[1]
+    assert "every process has to run the whole block" in told[0]
+
+
+def test_an_error_made_of_an_agreed_one_keeps_nobody_waiting(tmp_path):
+    assert run_ranks(2, tmp_path, wraps_what_all_raise) == ["RuntimeError", "DataError"]
