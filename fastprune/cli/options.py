@@ -19,6 +19,10 @@ def _columns(context: click.Context, parameter: click.Parameter, value: str | No
     return None if value is None else [name.strip() for name in value.split(",")]
 
 
+_SOURCES = [
+    click.option("--train", required=True, metavar="FILE_OR_TASK", help="Calibration data."),
+    click.option("--eval", "eval_data", metavar="FILE_OR_TASK", help="Held-out data to score on."),
+]
 _DATA = [
     click.option(
         "--text-columns", metavar="A[,B]", callback=_columns, help="Columns with the text."
@@ -105,6 +109,7 @@ def _apply(options: list[Callable[[Command], Command]]) -> Callable[[Command], C
     return decorate
 
 
+source_options = _apply(_SOURCES)
 pruning_options = _apply(_PRUNING)
 data_options = _apply(_DATA)
 running_options = _apply(_RUNNING)

@@ -16,6 +16,7 @@ from fastprune.cli.options import (
     output_options,
     pruning_options,
     running_options,
+    source_options,
 )
 from fastprune.cli.tables import print_report
 from fastprune.compaction.directories import budget_directory
@@ -28,8 +29,7 @@ from fastprune.settings import Settings
 
 @click.command()
 @click.argument("model")
-@click.option("--train", required=True, metavar="FILE_OR_TASK", help="Calibration data.")
-@click.option("--eval", "eval_data", metavar="FILE_OR_TASK", help="Held-out data to score on.")
+@source_options
 @click.option(
     "--budget",
     "budgets",

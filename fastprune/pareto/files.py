@@ -78,13 +78,14 @@ def held(out: Path) -> Iterator[None]:
             f"cannot write to {out} ({error.strerror}); choose another"
         ) from error
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise CheckpointError(
+                f"another sweep is at work on {out}; wait for it, or choose another directory"
+            ) from None
         clear_leftovers(out)
         yield
-    except BlockingIOError:
-        raise CheckpointError(
-            f"another sweep is at work on {out}; wait for it, or choose another directory"
-        ) from None
     finally:
         os.close(descriptor)  # and with it the lock
         with suppress(OSError):
