@@ -5,31 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from fastprune.budget import Budget, BudgetKind, Prices, price_sites
 from fastprune.budget.latency import LatencyTable
-from fastprune.calibration import Statistics, collect_statistics
-from fastprune.calibration.cache import StatisticsCache
-from fastprune.calibration.recorder import Recorder, record
-from fastprune.calibration.trace import Trace, depth_within
+from fastprune.calibration import Statistics
 from fastprune.compaction import compact, uniform_kinds
 from fastprune.data import Samples
-from fastprune.device import (
-    batch_tokens,
-    device_of,
-    evaluation_mode,
-    free_bytes,
-    size_in_bytes,
-    trace_bytes,
-)
-from fastprune.distributed import Group, share
+from fastprune.device import device_of, free_bytes, size_in_bytes
+from fastprune.distributed import Group
 from fastprune.errors import FastpruneError
 from fastprune.evaluation.scorer import Scorer
-from fastprune.fingerprint import fingerprint, fingerprint_model, fingerprint_samples
 from fastprune.inputs import computable, restore_dtypes
 from fastprune.kprune import Reference, kprune
 from fastprune.outcome import Outcome, describe
@@ -40,9 +28,8 @@ from fastprune.selection import Chooser, rearrange_masks
 from fastprune.selection.packed import split_packed
 from fastprune.settings import Settings
 from fastprune.structure import Site, find_sites
-from fastprune.structure.declaration import anatomy
+from fastprune.survey import Survey
 from fastprune.tuning import TUNERS, SiteTuning, copy_projections, keep_means, tune_together
-from fastprune.version import __version__
 
 
 @dataclass(frozen=True)
@@ -113,7 +100,6 @@ class Run:
         self._table = table
         self._group = group
         self._sites = find_sites(given)
-        self._trace: Trace | None = None
         self._seq_len = settings.seq_len or samples.mean_length
 
     def results(self, statistics: Statistics | None) -> Iterator[Pruned]:
@@ -129,25 +115,26 @@ class Run:
             settings = self._settings = settings.with_statistics(
                 statistics.fisher, statistics.targets
             )
-        self._share = share(self._samples, self._group, together=settings.together)
+        survey = Survey(self._dense, self._sites, self._samples, settings, self._group)
+        self._survey = survey
         # Whether budgets can be met does not depend on the data: find out before reading them.
         blind = settings.selection.blind(self._sites)
         self._choose(blind, self._sites, settings.budgets)
         dense_score = self._group.first(lambda: self._scorer.dense(self._dense))
         if settings.selection.while_tuning:
-            reference = self._refer()
+            reference = survey.refer(self._watch)
             for budget in settings.budgets:
                 yield from self._finish([budget], [self._walk(budget, reference)], dense_score)
             return
         if statistics is None and any(settings.needs.values()):
-            statistics = self._statistics()
+            statistics = survey.statistics(self._watch)
         # From here on, the first process alone needs them: it decides and solves for all.
         aids = self._aids(statistics)
         plans = self._group.first(partial(self._plans, statistics))
         del statistics  # hundreds of MB in larger models, and all of it has been used
-        if settings.imitates_dense and self._trace is None:
+        if settings.imitates_dense:
             with self._watch.stage("tune"):
-                self._trace = self._record()
+                survey.record()
         at_once = self._students_at_once()
         for start in range(0, len(plans), at_once):
             students = self._follow(plans[start : start + at_once], aids)
@@ -155,93 +142,10 @@ class Run:
             budgets = [student.plan.budget for student in students]
             yield from self._finish(budgets, outcomes, dense_score)
 
-    def _statistics(self) -> Statistics | None:
-        """Of the dense model: from the cache, or from a pass that is recorded for tuning, too.
-
-        Those from the cache are in the first process alone.
-        """
-        settings = self._settings
-        cache, found = None, None
-        if settings.cache is not None and self._group.rank == 0:
-            cache = StatisticsCache(settings.cache)
-            with self._watch.stage("calibrate"):
-                key = self._cache_key()
-                found = cache.load(key)
-            if found is not None:
-                found.check_fit(self._sites, **settings.needs)
-                found = found.to(device_of(self._dense))
-        if self._group.first(lambda: found is not None):
-            return found
-        recorder = Recorder(**self._recording()) if settings.imitates_dense else None
-        statistics = self._calibrate(self._dense, self._watch, recorder)
-        self._trace = None if recorder is None else recorder.trace()
-        if cache is not None:
-            cache.store(key, statistics)
-        return statistics
-
-    def _cache_key(self) -> str:
-        """Tells statistics apart that may differ."""
-        settings = self._settings
-        mini_batches = settings.batch_size if settings.fisher_kind == "batch" else None
-        return fingerprint(
-            {
-                "fastprune": __version__,
-                "model": fingerprint_model(self._dense),
-                "samples": fingerprint_samples(self._samples),
-                "fisher": (settings.fisher_kind, mini_batches),
-                "targets": settings.targets,
-                "seed": settings.seed,
-                "dtype": settings.dtype,
-                "device": device_of(self._dense).type,
-                "needs": settings.needs,
-            }
-        )
-
-    def _calibrate(
-        self, model: nn.Module, watch: Stopwatch, recorder: Recorder | None = None
-    ) -> Statistics:
-        settings = self._settings
-        with watch.stage("calibrate"):
-            return collect_statistics(
-                model,
-                self._share,
-                fisher=settings.fisher_kind,
-                targets=settings.targets,
-                batch_size=settings.batch_size,
-                seed=settings.seed,
-                dtype=settings.dtype,
-                recorder=recorder,
-                group=self._group,
-                progress=settings.progress,
-                **settings.needs,
-            )
-
-    def _recording(self) -> dict[str, Any]:
-        """What is kept of the dense model's work for tuning."""
-        dtype = self._settings.dtype
-        tokens = sum(self._share.lengths)
-        limit = trace_bytes(device_of(self._dense))
-        return {
-            "model": self._dense,
-            "blocks": anatomy(self._dense).blocks,
-            "sites": self._sites,
-            # Images of a model that does not tell its number of patches: nothing is recorded.
-            "depth": depth_within(self._sites, tokens, dtype, limit) if tokens else 0,
-            "dtype": dtype,
-            "tokens": tokens,
-        }
-
-    def _record(self) -> Trace:
-        """What the dense model does with the samples, where calibration has not recorded it."""
-        settings = self._settings
-        tokens = batch_tokens(self._dense, settings.dtype)
-        batches = self._share.batches(settings.batch_size, tokens=tokens)
-        with evaluation_mode(self._dense):
-            return record(batches=batches, **self._recording())
-
     def _students_at_once(self) -> int:
         """How many budgets are followed side by side: what the dense model does serves them all."""
-        states = 0 if self._trace is None else size_in_bytes([self._trace.hidden])
+        trace = self._survey.trace
+        states = 0 if trace is None else size_in_bytes([trace.hidden])
         each = size_in_bytes(self._dense.parameters()) + states
         fit = free_bytes(device_of(self._dense)) // 4 // each
         return max(1, min(self._group.gather(fit)))
@@ -332,34 +236,17 @@ class Run:
         self._shrink(student, further, aids)
         return True
 
-    def _refer(self) -> Reference:
-        """What the dense model does with the samples, for selection while tuning."""
-        settings = self._settings
-        recorder = Recorder(**self._recording())
-        with self._watch.stage("calibrate"):
-            reference = Reference(
-                self._dense,
-                self._share,
-                batch_size=settings.batch_size,
-                seed=settings.seed,
-                dtype=settings.dtype,
-                recorder=recorder,
-                group=self._group,
-            )
-        self._trace = recorder.trace()
-        return reference
-
     def _walk(self, budget: Budget, reference: Reference) -> Outcome:
         """Select and tune one sublayer after the other."""
         watch = self._watch.copy()
         with watch.stage("tune"):
             found = kprune(
                 self._dense,
-                self._share,
+                self._survey.share,
                 budget,
                 seq_len=self._seq_len,
                 reference=reference,
-                trace=self._trace,
+                trace=self._survey.trace,
                 watch=watch,
                 group=self._group,
                 progress=self._settings.progress,
@@ -416,7 +303,7 @@ class Run:
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """What a smaller budget keeps of a pruned model, and what tuning then needs."""
         needed = any(self._settings.needs.values())
-        statistics = self._calibrate(pruned, watch) if needed else None
+        statistics = self._survey.collect(pruned, watch) if needed else None
 
         def choose() -> Tensor:
             with watch.stage("search"):
@@ -454,9 +341,9 @@ class Run:
                 tuned = tune_together(
                     self._teacher(taught[0].plan),
                     [student.model for student in taught],
-                    self._share,
+                    self._survey.share,
                     tuner,
-                    trace=self._trace,
+                    trace=self._survey.trace,
                     metrics=metrics,
                     batch_size=settings.batch_size,
                     dtype=settings.dtype,

@@ -156,7 +156,7 @@ def test_tuned_weights_that_overflow_their_type_are_refused(bert):
 
 
 def test_impossible_budgets_fail_before_any_calibration(bert, samples, monkeypatch):
-    monkeypatch.setattr("fastprune.run.collect_statistics", lambda *a, **k: 1 / 0)
+    monkeypatch.setattr("fastprune.survey.collect_statistics", lambda *a, **k: 1 / 0)
     for options in ({"budget": "macs=0.00001"}, {"budget": "macs=0.1", "uniform": True}):
         with pytest.raises(BudgetError, match="smallest"):
             prune(bert, samples, **options, **QUICK)

@@ -169,7 +169,7 @@ def test_a_pruned_model_prunes_further(workspace, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "moment", ["fastprune.run.collect_statistics", "safetensors.torch.serialize_file"]
+    "moment", ["fastprune.survey.collect_statistics", "safetensors.torch.serialize_file"]
 )
 def test_an_interrupt_leaves_nothing_behind(workspace, tmp_path, monkeypatch, moment):
     def interrupt(*args, **kwargs):

@@ -40,16 +40,16 @@ def own_cache(tmp_path, monkeypatch):
 @pytest.fixture
 def passes(monkeypatch):
     """Counts calibrations."""
-    import fastprune.run as run
+    import fastprune.survey as survey
 
     calls = []
-    collect = run.collect_statistics
+    collect = survey.collect_statistics
 
     def counted(*args, **kwargs):
         calls.append(kwargs)
         return collect(*args, **kwargs)
 
-    monkeypatch.setattr(run, "collect_statistics", counted)
+    monkeypatch.setattr(survey, "collect_statistics", counted)
     return calls
 
 
