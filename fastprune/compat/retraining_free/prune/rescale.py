@@ -79,8 +79,7 @@ def rescale_mask(
         scales[site.name] = released_scales(site, system, weight)
         return apply_scales(site, weight, scales[site.name])
 
-    # Without by_sums: LSMR stops early, and where depends on the last digits.
-    tuner = replace(RELEASED_TUNER, solve=solve, stop_at_failure=bug_compatible, by_sums=False)
+    tuner = replace(RELEASED_TUNER, solve=solve, stop_at_failure=bug_compatible)
     blocks = anatomy(model).blocks
     student = _scaled_down(model, sites, masks)
     with evaluation_mode(model, student):
