@@ -13,8 +13,9 @@ help:  ## show this list
 setup:  ## create or update .venv for development
 	@$(PYTHON) tools/bootstrap.py --extras dev,demo
 
+# Tests share no state, and small tensors gain nothing from threads: one of each per core.
 test: lint  ## check the sources, then run every test
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --maxprocesses 8 --dist worksteal
 
 demo:  ## prune a real sentence encoder and report what changed
 	@$(PYTHON) tools/bootstrap.py --extras demo

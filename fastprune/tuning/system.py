@@ -53,7 +53,7 @@ class LeastSquares:
         ones = x.new_ones(len(x), 1)
         if exact_products(x):
             ops.gram(x, out=self.gram)
-            self.cross += x.T @ error
+            self.cross += (error.T @ x).T  # faster than x.T @ error with many columns
             self.x_sum += (ones.T @ x)[0]
             self.error_sum += (ones.T @ error)[0]
             self.error += torch.linalg.vector_norm(error).double().square()
