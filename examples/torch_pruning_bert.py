@@ -11,11 +11,16 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-import torch_pruning as tp
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 import fastprune
-from fastprune.compat.torch_pruning import FisherImportance
+
+try:
+    import torch_pruning as tp
+
+    from fastprune.compat.torch_pruning import FisherImportance
+except ImportError:
+    raise SystemExit("this example needs Torch-Pruning: pip install torch-pruning") from None
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

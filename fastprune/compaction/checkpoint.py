@@ -143,9 +143,11 @@ def _model_class(path: Path | str) -> Any:
     try:
         config = AutoConfig.from_pretrained(path)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        # A mistyped path is taken for a hub id, and the error is one of the network.
+        hub = "" if os.path.exists(path) else "there is no such directory, and as a hub id: "
         raise CheckpointError(
-            f"cannot read the config of {path} ({_first_line(error)}); name a directory that holds "
-            "a model, or a model id on the hub"
+            f"cannot read the config of {path} ({hub}{_first_line(error)}); name a directory that "
+            "holds a model, or a model id on the hub"
         ) from error
     if not config.architectures:
         return AutoModel
