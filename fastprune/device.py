@@ -16,6 +16,7 @@ from fastprune.structure.projection import Projection, weight_view
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
+_LARGEST_FREED = 31 << 20
 _MEMORY_WORDS = ("out of memory", "can't allocate memory", "cannot allocate memory", "bad_alloc")
 
 
@@ -78,6 +79,17 @@ def batch_tokens(model: nn.Module, dtype: torch.dtype = torch.float32) -> int:
     )
     bytes_per_token = 2 * outputs * dtype.itemsize
     return max(1, min(most, (1 << 32 if cuda else 1 << 28) // max(bytes_per_token, 1)))
+
+
+def settle_allocator() -> None:
+    """Let glibc keep the memory that a CPU's passes free, for the passes to come.
+
+    It hands large blocks back to the system, and then pays for thousands of fresh pages in every
+    pass, until it has seen a block of nearly 32 MiB come and go: its thresholds follow the largest.
+    When that happens by chance, the same model is a tenth faster from then on. Other allocators do
+    not mind.
+    """
+    torch.empty(_LARGEST_FREED, dtype=torch.uint8)
 
 
 def trace_bytes(device: torch.device) -> int:

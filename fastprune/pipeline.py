@@ -18,7 +18,7 @@ from fastprune.calibration.objective import Targets
 from fastprune.calibration.statistics import FisherKind
 from fastprune.compaction import save_pretrained
 from fastprune.data import Samples
-from fastprune.device import device_of, resolve_dtype
+from fastprune.device import device_of, resolve_dtype, settle_allocator
 from fastprune.distributed import Group, check_alike, check_devices, current_group
 from fastprune.evaluation import measure_latency_table, resolve_metric
 from fastprune.evaluation.scorer import Scorer
@@ -305,6 +305,7 @@ def prepare(
     settings = settings.resolved()
     if group.rank > 0:
         settings = replace(settings, progress=False)
+    settle_allocator()
     watch = Stopwatch()
     with watch.stage("load"), group.agreed():
         dense = load_model(model, settings.device)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from fastprune.budget.latency.workload import Workload
-from fastprune.device import autocast, cache_off, device_of, evaluation_mode
+from fastprune.device import autocast, cache_off, device_of, evaluation_mode, settle_allocator
 from fastprune.errors import FastpruneError
 from fastprune.progress import progress_bar
 
@@ -65,6 +65,7 @@ class PassTimer:
 
     def __init__(self, models: Sequence[nn.Module], workload: Workload) -> None:
         """Args: models: to time, where they are; workload: what each is given."""
+        settle_allocator()
         self._models = list(models)
         self._workload = workload
         self._inputs = [workload.inputs(model) for model in models]

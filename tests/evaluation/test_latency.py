@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 import torch
 from transformers import BertConfig, BertModel, RobertaConfig, RobertaModel, ViTConfig, ViTModel
@@ -66,3 +69,29 @@ def test_the_longest_input_a_model_takes_can_be_measured():
 def test_nothing_to_measure(wrong):
     with pytest.raises(FastpruneError, match="1 or more"):
         measure_latency({"bert": bert()}, **{wrong: 0})
+
+
+def test_memory_that_passes_free_is_kept_for_the_next():
+    """In a process of its own: its heap has not seen a large block yet."""
+    code = """
+import resource, sys, torch
+from fastprune.device import settle_allocator
+
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    blocks = [torch.zeros(6 << 20, dtype=torch.uint8) for _ in range(4)]
+    del blocks
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+for _ in range(3):
+    as_it_was = faults()
+settle_allocator()
+for _ in range(3):
+    settled = faults()
+print(as_it_was, settled)
+"""
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    as_it_was, settled = map(int, run.stdout.split())
+    if as_it_was < 3072:  # half of the pages that the blocks fill
+        pytest.skip("this system's allocator keeps freed memory anyway")
+    assert settled < 64
