@@ -5,7 +5,7 @@
     fastprune compare digits/model --train digits/train.parquet --eval digits/validation.parquet \\
         --out digits/comparison
 
-The 1,797 images of 8 x 8 pixels come with scikit-learn, so nothing is downloaded. A quarter of them,
+The 1,797 images of 8 x 8 pixels come with scikit-learn: nothing is downloaded. A quarter of them,
 the same share of every digit, is held out. Training takes about a minute on two cores.
 """
 
