@@ -126,8 +126,8 @@ def print_comparison(found: Comparison) -> None:
         table.add_row(way.method, way.tune, *scores, f"{found.seconds(way):.1f}")
     console.print(table)
     console.print("seconds: of one budget, from calibration on")
-    for way, reason in found.left_out.items():
-        console.print(f"left out: {way}: {reason}")
+    for name, reason in found.left_out.items():
+        console.print(f"left out: {name}: {reason}")
     if found.directory is not None:
         files = "comparison.json, comparison.csv, comparison.md, comparison.png"
         console.print(f"saved to {found.directory}: {files}")

@@ -153,7 +153,7 @@ def test_bad_input(compare, options, message):
 
 
 def test_it_needs_data_to_score_on(bert, samples):
-    with pytest.raises(FastpruneError, match="needs data to score on"):
+    with pytest.raises(FastpruneError, match="needs held-out data to score on"):
         fastprune.compare(bert, samples, None, BUDGETS)
 
 
