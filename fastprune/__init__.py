@@ -13,6 +13,7 @@ from fastprune.budget import Budget, parse_budget
 from fastprune.budget.latency import LatencyTable
 from fastprune.calibration import Statistics, collect_statistics
 from fastprune.compaction import compact, load_pretrained, save_pretrained
+from fastprune.comparison import Comparison, compare
 from fastprune.data import Samples, load_samples
 from fastprune.distributed import data_parallel
 from fastprune.errors import FastpruneError
@@ -24,6 +25,7 @@ from fastprune.version import __version__
 
 __all__ = [
     "Budget",
+    "Comparison",
     "FastpruneError",
     "LatencyTable",
     "PruneResult",
@@ -34,6 +36,7 @@ __all__ = [
     "__version__",
     "collect_statistics",
     "compact",
+    "compare",
     "data_parallel",
     "evaluate",
     "find_sites",

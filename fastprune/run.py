@@ -24,7 +24,7 @@ from fastprune.outcome import Outcome, describe
 from fastprune.parity import RELEASED_TUNER
 from fastprune.promise import latencies
 from fastprune.report import Report, Score, Stopwatch, shared_stage
-from fastprune.selection import Chooser, rearrange_masks
+from fastprune.selection import Chooser, Evidence, rearrange_masks
 from fastprune.selection.packed import split_packed
 from fastprune.settings import Settings
 from fastprune.structure import Site, find_sites
@@ -173,7 +173,17 @@ class Run:
     ) -> Chooser:
         settings = self._settings
         assert settings.selection.learn is not None
-        return settings.selection.learn(model, sites, statistics, settings.seed)
+        evidence = Evidence(
+            model,
+            sites,
+            statistics,
+            self._samples,
+            seed=settings.seed,
+            batch_size=settings.batch_size,
+            dtype=settings.dtype,
+            progress=settings.progress,
+        )
+        return settings.selection.learn(evidence)
 
     def _choose(
         self, chooser: Chooser, sites: Sequence[Site], budgets: Sequence[Budget]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
+from difflib import get_close_matches
 from pathlib import Path
 from typing import get_args
 
@@ -63,13 +64,13 @@ class Settings:
     cache: Path | None = None
 
     def __post_init__(self) -> None:
-        _known("method", self.method_name, METHODS)
-        _known("tune", self.tuner, TUNERS)
-        _known("teacher", self.teacher, TEACHERS)
-        _known("fisher", self.fisher_kind, get_args(FisherKind))
-        _known("targets", self.targets, get_args(Targets))
+        check_known("method", self.method_name, METHODS)
+        check_known("tune", self.tuner, TUNERS)
+        check_known("teacher", self.teacher, TEACHERS)
+        check_known("fisher", self.fisher_kind, get_args(FisherKind))
+        check_known("targets", self.targets, get_args(Targets))
         if self.preset is not None:
-            _known("preset", self.preset, PRESETS)
+            check_known("preset", self.preset, PRESETS)
         if not self.budgets:
             raise FastpruneError("no budget given; name one, such as macs=0.5")
         if len(set(map(str, self.budgets))) < len(self.budgets):
@@ -233,6 +234,30 @@ class Settings:
         return self.fisher or "sample"
 
 
-def _known(name: str, value: str, choices: Iterable[str]) -> None:
+def check_known(name: str, value: str, choices: Iterable[str]) -> None:
+    """Refuse a name that is none of the choices.
+
+    Raises:
+        FastpruneError: naming the choices.
+    """
     if value not in list(choices):
         raise FastpruneError(f"unknown {name} {value!r}; use {', '.join(choices)}")
+
+
+def check_options(caller: str, options: Iterable[str], own: Iterable[str]) -> None:
+    """Refuse keywords that are no settings, or that ``caller`` sets itself.
+
+    Args:
+        caller: what it is called in messages.
+        options: the keywords given.
+        own: settings that are not for its callers.
+
+    Raises:
+        FastpruneError: naming what was probably meant.
+    """
+    known = {field.name for field in fields(Settings)} - set(own)
+    for name in options:
+        if name not in known:
+            close = get_close_matches(name, known, n=1)
+            hint = f"; did you mean {close[0]}?" if close else ""
+            raise FastpruneError(f"{caller} takes no option {name!r}{hint}")

@@ -12,6 +12,7 @@ from typing import Any
 import click
 
 from fastprune.cli.batch import batch
+from fastprune.cli.compare import compare
 from fastprune.cli.demo import demo
 from fastprune.cli.doctor import doctor
 from fastprune.cli.evaluate import evaluate
@@ -78,5 +79,5 @@ def main() -> None:
     """Prune Transformers without retraining: smaller, faster models in seconds."""
 
 
-for _command in (prune, sweep, batch, evaluate, inspect, lut, doctor, demo):
+for _command in (prune, sweep, compare, batch, evaluate, inspect, lut, doctor, demo):
     main.add_command(_command)

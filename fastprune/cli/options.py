@@ -36,7 +36,7 @@ _DATA = [
     ),
     click.option("--max-length", type=int, help="Longest sample in tokens; default by task."),
 ]
-_PRUNING = [
+_WAY = [
     click.option(
         "--method",
         type=click.Choice(list(METHODS)),
@@ -47,6 +47,12 @@ _PRUNING = [
         type=click.Choice(list(TUNERS)),
         help="How the units that stay are corrected.  [default: weights]",
     ),
+    click.option(
+        "--preset", type=click.Choice(PRESETS), help="Follow a published algorithm exactly."
+    ),
+    click.option("--seed", default=0, show_default=True, help="Of every random choice."),
+]
+_SETTINGS = [
     click.option(
         "--stages",
         default=1,
@@ -60,11 +66,7 @@ _PRUNING = [
         show_default=True,
         help="What tuning imitates: the dense model, or one pruned half-way.",
     ),
-    click.option(
-        "--preset", type=click.Choice(PRESETS), help="Follow a published algorithm exactly."
-    ),
     click.option("--samples", type=int, help="Calibration samples.  [default: 2048, or all]"),
-    click.option("--seed", default=0, show_default=True, help="Of every random choice."),
     click.option(
         "--targets",
         type=click.Choice(get_args(Targets)),
@@ -110,7 +112,8 @@ def _apply(options: list[Callable[[Command], Command]]) -> Callable[[Command], C
 
 
 source_options = _apply(_SOURCES)
-pruning_options = _apply(_PRUNING)
+pruning_options = _apply(_WAY + _SETTINGS)
+common_pruning_options = _apply(_SETTINGS)
 data_options = _apply(_DATA)
 running_options = _apply(_RUNNING)
 output_options = _apply(_OUTPUT)

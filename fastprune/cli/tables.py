@@ -8,6 +8,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
+from fastprune.comparison import Comparison, Trial
 from fastprune.pareto import Point, Sweep
 from fastprune.report import Report, Size
 
@@ -104,6 +105,32 @@ def print_sweep(sweep: Sweep, picked: Point | None = None) -> None:
         console.print(f"saved to {sweep.directory}: one directory per budget, {files}")
     if picked is not None:
         console.print(f"picked: {picked.directory or picked.budget}")
+
+
+def print_trial(trial: Trial) -> None:
+    """One line for a trial of a comparison, as soon as it is there."""
+    scores = " ".join(f"{cell.score:.4f}" for cell in trial.cells)
+    click.echo(f"{trial.way}, seed {trial.seed}: {trial.metric} {scores}")
+
+
+def print_comparison(found: Comparison) -> None:
+    """Print the scores of every way, mean and standard deviation over seeds."""
+    console = Console(highlight=False)
+    seeds = len({trial.seed for trial in found.trials})
+    title = f"{found.metric}, dense {found.dense:.4f}, {seeds} seed{'s' if seeds > 1 else ''}"
+    table = Table("method", "tune", title=title)
+    for column in (*found.budgets, "seconds"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for way in found.ways:
+        scores = [str(found.score(way, budget)) for budget in found.budgets]
+        table.add_row(way.method, way.tune, *scores, f"{found.seconds(way):.1f}")
+    console.print(table)
+    console.print("seconds: of one budget, from calibration on")
+    for name, reason in found.left_out.items():
+        console.print(f"left out: {name}: {reason}")
+    if found.directory is not None:
+        files = "comparison.json, comparison.csv, comparison.md, comparison.png"
+        console.print(f"saved to {found.directory}: {files}")
 
 
 def _add_dense(table: Table, sweep: Sweep, timed: bool) -> None:

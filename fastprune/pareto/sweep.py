@@ -6,8 +6,7 @@ import os
 import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
-from dataclasses import fields, replace
-from difflib import get_close_matches
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,7 +27,7 @@ from fastprune.pareto.curve import Sweep
 from fastprune.pareto.files import check_out, finished, held, write_curve
 from fastprune.pareto.point import Point
 from fastprune.pipeline import BudgetLike, PruneResult, prepare
-from fastprune.settings import Settings
+from fastprune.settings import Settings, check_options
 
 DEFAULT_BUDGETS = ("macs=0.8", "macs=0.7", "macs=0.6", "macs=0.5", "macs=0.4", "macs=0.3")
 Notify = Callable[[Point], None]
@@ -79,11 +78,7 @@ def sweep(
     """
     if isinstance(budgets, (str, Budget)):
         raise FastpruneError("a sweep takes a list of budgets, such as ['macs=0.8', 'macs=0.5']")
-    known = {field.name for field in fields(Settings)} - {"budgets", "cache"}
-    for name in options.keys() - known:
-        close = get_close_matches(name, known, n=1)
-        hint = f"; did you mean {close[0]}?" if close else ""
-        raise FastpruneError(f"sweep takes no option {name!r}{hint}")
+    check_options("sweep", options, own=("budgets", "cache"))
     settings = Settings(
         budgets=tuple(map(parse_budget, budgets)),
         dtype=resolve_dtype(dtype),

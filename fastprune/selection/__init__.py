@@ -1,6 +1,6 @@
 """Which units stay under a budget."""
 
-from fastprune.selection.chooser import Chooser
+from fastprune.selection.chooser import Chooser, Evidence
 from fastprune.selection.methods import METHODS, Method
 from fastprune.selection.paths import Paths, RemovalPath
 from fastprune.selection.ranked import Ranked
@@ -10,6 +10,7 @@ from fastprune.selection.search import search_masks
 __all__ = [
     "METHODS",
     "Chooser",
+    "Evidence",
     "Method",
     "Paths",
     "Ranked",

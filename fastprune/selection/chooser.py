@@ -3,12 +3,41 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from fastprune.budget import Budget, Prices
-from fastprune.structure import SiteKind
+from fastprune.calibration import Statistics
+from fastprune.data import Samples
+from fastprune.structure import Site, SiteKind
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What a way to choose units may look at.
+
+    Attributes:
+        model: to be pruned; left as it was.
+        sites: of the model.
+        statistics: of the samples, where the method asks for any.
+        samples: to calibrate with.
+        seed: of every random choice.
+        batch_size: samples per forward pass; None = as many as keep the device busy.
+        dtype: autocast type of forward passes.
+        progress: whether long work shows a bar.
+    """
+
+    model: nn.Module
+    sites: Sequence[Site]
+    statistics: Statistics | None
+    samples: Samples
+    seed: int = 0
+    batch_size: int | None = None
+    dtype: torch.dtype = torch.float32
+    progress: bool = False
 
 
 class Chooser(Protocol):

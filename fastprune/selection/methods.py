@@ -6,10 +6,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from fastprune.calibration import Statistics
-from fastprune.selection.chooser import Chooser
+from fastprune.selection.chooser import Chooser, Evidence
 from fastprune.selection.obs import removal_paths
 from fastprune.selection.paths import Paths
 from fastprune.selection.ranked import Ranked, magnitudes, random_scores, ranked_paths
@@ -25,8 +24,7 @@ class Method:
     """A way to choose units.
 
     Attributes:
-        learn: find out what units are worth, from a model, its sites, the statistics (None where
-            none were asked for) and a seed. None where that cannot be known beforehand, because
+        learn: find out what units are worth. None where that cannot be known beforehand, because
             units are chosen while the model is tuned: then :mod:`fastprune.kprune` does both.
         mask_fisher: whether it needs the Fisher blocks of the masks.
         moments: whether it needs the second moments at the output projections.
@@ -34,7 +32,7 @@ class Method:
         blind: chooses among sites before anything is known of them, to find out what can be met.
     """
 
-    learn: Callable[[nn.Module, Sequence[Site], Statistics | None, int], Chooser] | None
+    learn: Callable[[Evidence], Chooser] | None
     mask_fisher: bool = False
     moments: bool = False
     rearranges: bool = False
@@ -47,22 +45,18 @@ class Method:
 
 
 def _obs(plain: bool) -> Method:
-    def learn(
-        model: nn.Module, sites: Sequence[Site], statistics: Statistics | None, seed: int
-    ) -> Chooser:
-        assert statistics is not None
-        return Paths(removal_paths(model, sites, statistics, plain=plain))
+    def learn(given: Evidence) -> Chooser:
+        assert given.statistics is not None
+        return Paths(removal_paths(given.model, given.sites, given.statistics, plain=plain))
 
     return Method(
         learn, moments=True, blind=lambda sites: Paths(ranked_paths(_nothing(sites), sites))
     )
 
 
-def _fisher(
-    model: nn.Module, sites: Sequence[Site], statistics: Statistics | None, seed: int
-) -> Chooser:
-    assert statistics is not None
-    return Ranked(statistics.importance())
+def _fisher(given: Evidence) -> Chooser:
+    assert given.statistics is not None
+    return Ranked(given.statistics.importance())
 
 
 METHODS = {
@@ -70,8 +64,8 @@ METHODS = {
     "obs-plain": _obs(plain=True),
     "fisher": Method(_fisher, mask_fisher=True, rearranges=True),
     "kprune": Method(learn=None),
-    "magnitude": Method(lambda model, sites, *_: Ranked(magnitudes(model, sites))),
-    "random": Method(lambda model, sites, _, seed: Ranked(random_scores(sites, seed))),
+    "magnitude": Method(lambda given: Ranked(magnitudes(given.model, given.sites))),
+    "random": Method(lambda given: Ranked(random_scores(given.sites, given.seed))),
 }
 """``obs``: structured Optimal Brain Surgeon with errors weighed by the loss; ``obs-plain``: with
 plain squares. ``fisher``: the diagonal Fisher information of the masks (Kwon et al. 2022, eq. 6),

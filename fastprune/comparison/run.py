@@ -1,0 +1,194 @@
+"""The comparison: every way with every seed, all budgets of each from one run."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from fastprune.budget import Budget, parse_budget
+from fastprune.comparison.comparison import Comparison
+from fastprune.comparison.files import check_out, read_trials, write_summaries, write_trials
+from fastprune.comparison.trial import Cell, Trial
+from fastprune.comparison.ways import DEFAULT_TUNES, Way, combine, default_methods
+from fastprune.device import device_of, resolve_dtype
+from fastprune.distributed import current_group
+from fastprune.errors import FastpruneError
+from fastprune.pareto import DEFAULT_BUDGETS
+from fastprune.pareto.files import held
+from fastprune.pareto.sweep import resolve_cache
+from fastprune.pipeline import BudgetLike, Prepared, prepare
+from fastprune.report import versions
+from fastprune.settings import Settings, check_options
+
+Notify = Callable[[Trial], None]
+"""Called with every trial as soon as it is there (and saved, where it is)."""
+
+
+def compare(
+    model: nn.Module | str | os.PathLike[str],
+    data: Any,
+    eval_data: Any,
+    budgets: Iterable[BudgetLike] = DEFAULT_BUDGETS,
+    *,
+    methods: Iterable[str] | None = None,
+    tunes: Iterable[str] = DEFAULT_TUNES,
+    seeds: Iterable[int] = (0, 1, 2),
+    out: str | os.PathLike[str] | None = None,
+    overwrite: bool = False,
+    resume: bool = False,
+    tokenizer: Any = None,
+    cache: bool | str | os.PathLike[str] = False,
+    latency: bool = False,
+    dtype: str | torch.dtype = "auto",
+    **options: Any,
+) -> Comparison:
+    """Prune a model in several ways, and score what comes out.
+
+    Args:
+        model: as for :func:`fastprune.prune`.
+        data: likewise.
+        eval_data: held-out data to score on.
+        budgets: one model each, for every way and every seed.
+        methods: how units are chosen; all there are by default.
+        tunes: how those that stay are corrected. What a method does not go with is left out.
+        seeds: of every random choice, the draw of the samples included.
+        out: a directory for ``comparison.json`` (written after every trial), ``.csv``, ``.md`` and
+            ``.png``. No model is kept.
+        overwrite: replace an earlier comparison there.
+        resume: keep its trials of the same model, data and settings, and go on with the others.
+        tokenizer: as for :func:`fastprune.prune`.
+        cache: keep and use statistics on disk, as for :func:`fastprune.sweep`. Off by default:
+            otherwise the seconds of those who come second would not count calibration.
+        latency: measure milliseconds before and after.
+        dtype: as for :func:`fastprune.prune`.
+        options: every other keyword of :func:`fastprune.prune` but ``method``, ``tune``, ``seed``.
+
+    Raises:
+        FastpruneError: anything the user can mend, in one line.
+    """
+    if isinstance(budgets, (str, Budget)):
+        raise FastpruneError("a comparison takes a list of budgets, as ['macs=0.8', 'macs=0.5']")
+    own = ("budgets", "cache", "method", "tune", "seed", "preset")
+    check_options("compare", options, own)
+    settings = Settings(
+        budgets=tuple(map(parse_budget, budgets)),
+        latency=latency,
+        dtype=resolve_dtype(dtype),
+        cache=resolve_cache(cache),
+        **options,
+    )
+    with current_group().agreed():
+        return run_comparison(
+            model,
+            data,
+            eval_data,
+            settings,
+            methods=default_methods() if methods is None else methods,
+            tunes=tunes,
+            seeds=seeds,
+            out=None if out is None else Path(out),
+            overwrite=overwrite,
+            resume=resume,
+            tokenizer=tokenizer,
+        )
+
+
+def run_comparison(
+    model: nn.Module | str | os.PathLike[str],
+    data: Any,
+    eval_data: Any,
+    settings: Settings,
+    *,
+    methods: Iterable[str],
+    tunes: Iterable[str],
+    seeds: Iterable[int],
+    out: Path | None = None,
+    overwrite: bool = False,
+    resume: bool = False,
+    tokenizer: Any = None,
+    notify: Notify = lambda _: None,
+) -> Comparison:
+    """:func:`compare` for settings at hand.
+
+    Args:
+        notify: also told of trials that ``resume`` keeps.
+    """
+    if eval_data is None:
+        raise FastpruneError(
+            "a comparison needs held-out data to score on; give eval_data (--eval)"
+        )
+    if resume and out is None:
+        raise FastpruneError("nothing can be resumed without a directory; give out (--out)")
+    ways, left_out = combine(methods, tunes, settings)
+    plan = [(way, run) for run in _seeded(settings, seeds) for way in ways]
+    group = current_group()  # the first process alone saves, so it alone looks at what is there
+    with ExitStack() as stack:
+        earlier: Sequence[Trial] = []
+        if out is not None:
+            sources = [s for s in (model, data, eval_data) if isinstance(s, (str, os.PathLike))]
+            group.first(partial(check_out, out, replace=overwrite or resume, keep=sources))
+            if group.rank == 0:
+                stack.enter_context(held(out))
+            earlier = group.first(partial(read_trials, out)) if resume else []
+        found = Comparison((), left_out, out)
+        for way, run in plan:
+            prepared = prepare(model, data, way.of(run), eval_data=eval_data, tokenizer=tokenizer)
+            trial = _kept(earlier, prepared) or _try(way, prepared)
+            found = replace(found, trials=(*found.trials, trial))
+            if out is not None:
+                group.first(partial(write_trials, found, out, _origin(prepared)))
+            notify(trial)
+        if out is not None:
+            group.first(partial(write_summaries, found, out))
+    return found
+
+
+def _seeded(settings: Settings, seeds: Iterable[int]) -> list[Settings]:
+    seeds = list(seeds)
+    if not seeds or len(set(seeds)) < len(seeds):
+        raise FastpruneError("a comparison needs seeds, each of them once, such as 0, 1 and 2")
+    return [replace(settings, seed=seed) for seed in seeds]
+
+
+def _try(way: Way, prepared: Prepared) -> Trial:
+    """Prune to all budgets; the models themselves are let go one after the other."""
+    fingerprint = prepared.fingerprint()
+    cells, dense = [], None
+    for result in prepared.results():
+        report = result.report.to_dict()
+        dense = report["dense"]["score"]
+        cells.append(Cell.of(report))
+    assert prepared.metric is not None
+    assert dense is not None
+    seed = prepared.settings.seed
+    return Trial(way, seed, fingerprint, prepared.metric, dense, tuple(cells))
+
+
+def _kept(earlier: Sequence[Trial], prepared: Prepared) -> Trial | None:
+    """A trial of the same model, data, settings and budgets, where there is one."""
+    if not earlier:
+        return None
+    fingerprint = prepared.fingerprint()
+    budgets = [str(budget) for budget in prepared.settings.budgets]
+    for trial in earlier:
+        if trial.fingerprint == fingerprint and [c.budget for c in trial.cells] == budgets:
+            return trial
+    return None
+
+
+def _origin(prepared: Prepared) -> dict[str, Any]:
+    """Where and with what trials are made."""
+    return {
+        "device": str(device_of(prepared.model)),
+        "samples": len(prepared.samples),
+        "held_out": len(prepared.held_out or ()),
+        "versions": versions(),
+    }

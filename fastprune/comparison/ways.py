@@ -1,0 +1,85 @@
+"""Ways to prune: how units are chosen, and how those that stay are corrected."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+from fastprune.errors import FastpruneError
+from fastprune.selection import METHODS
+from fastprune.settings import Settings, check_known
+from fastprune.tuning import TUNERS
+
+DEFAULT_TUNES = ("none", "scale", "weights")
+
+
+def default_methods() -> tuple[str, ...]:
+    """All there are."""
+    return tuple(METHODS)
+
+
+@dataclass(frozen=True)
+class Way:
+    """A way to prune.
+
+    Attributes:
+        method: how units are chosen.
+        tune: how those that stay are corrected.
+    """
+
+    method: str
+    tune: str
+
+    def __str__(self) -> str:
+        return f"{self.method}, {self.tune}"
+
+    def of(self, settings: Settings) -> Settings:
+        """The settings of a run that prunes this way.
+
+        Raises:
+            FastpruneError: a run cannot honour them.
+        """
+        return replace(settings, method=self.method, tune=self.tune)
+
+
+def combine(
+    methods: Iterable[str], tunes: Iterable[str], settings: Settings
+) -> tuple[list[Way], dict[str, str]]:
+    """Every method with every way to tune.
+
+    Args:
+        methods: by name.
+        tunes: by name.
+        settings: what all of them have in common.
+
+    Returns:
+        those that a run can honour, and of the others, by name, why not.
+
+    Raises:
+        FastpruneError: an unknown name, one given twice, or nothing that a run can honour.
+    """
+    methods, tunes = _once("method", methods, METHODS), _once("tune", tunes, TUNERS)
+    ways, left_out = [], {}
+    for method in methods:
+        for tune in tunes:
+            way = Way(method, tune)
+            try:
+                way.of(settings)
+            except FastpruneError as reason:
+                left_out[str(way)] = str(reason)
+            else:
+                ways.append(way)
+    if not ways:
+        raise FastpruneError(f"nothing is left to compare: {next(iter(left_out.values()))}")
+    return ways, left_out
+
+
+def _once(what: str, names: Iterable[str], choices: Iterable[str]) -> list[str]:
+    names = [names] if isinstance(names, str) else list(names)
+    if not names:
+        raise FastpruneError(f"no {what} to compare; name at least one")
+    if len(set(names)) < len(names):
+        raise FastpruneError(f"a {what} is given twice; name each once")
+    for name in names:
+        check_known(what, name, choices)
+    return names

@@ -1,0 +1,192 @@
+"""Comparisons on a tiny model: what is compared, saved, resumed and refused."""
+
+from __future__ import annotations
+
+import csv
+import json
+import statistics
+
+import pytest
+from click.testing import CliRunner
+from tiny_models import tiny
+from tiny_samples import text_samples
+
+import fastprune
+from fastprune.cli import main
+from fastprune.comparison import Way
+from fastprune.comparison.files import read_trials
+from fastprune.errors import FastpruneError
+
+QUICK = {"samples": 16}
+BUDGETS = ["macs=0.7", "macs=0.4"]
+FILES = {"comparison.csv", "comparison.json", "comparison.md", "comparison.png"}
+
+
+@pytest.fixture
+def bert():
+    return tiny("bert").float()
+
+
+@pytest.fixture
+def samples():
+    return text_samples("classification", 24)
+
+
+@pytest.fixture
+def compare(bert, samples):
+    def run(methods=("fisher", "random"), tunes=("none", "weights"), seeds=(0, 1), **options):
+        given = {**QUICK, "methods": methods, "tunes": tunes, "seeds": seeds, **options}
+        return fastprune.compare(bert, samples, samples, BUDGETS, **given)
+
+    return run
+
+
+def test_scores_are_those_of_single_runs(compare, bert, samples):
+    found = compare(seeds=(0,))
+    assert [str(way) for way in found.ways] == [
+        "fisher, none", "fisher, weights", "random, none", "random, weights",
+    ]  # fmt: skip
+    for trial in found.trials:
+        for cell in trial.cells:
+            alone = fastprune.prune(
+                bert, samples, cell.budget, method=trial.way.method, tune=trial.way.tune,
+                eval_data=samples, latency=False, **QUICK,
+            )  # fmt: skip
+            assert cell.score == alone.report.score.pruned
+            assert cell.macs == alone.report.macs.kept
+
+
+def test_means_and_deviations_are_over_seeds(compare):
+    found = compare(methods=["random"], tunes=["none"], seeds=(0, 1, 2))
+    way = Way("random", "none")
+    for index, budget in enumerate(BUDGETS):
+        scores = [trial.cells[index].score for trial in found.trials]
+        mean = found.score(way, budget)
+        assert mean.value == pytest.approx(statistics.fmean(scores))
+        assert mean.deviation == pytest.approx(statistics.stdev(scores))
+        assert mean.count == 3
+    assert compare(methods=["random"], tunes=["none"], seeds=(0,)).rows()[0]["deviation"] is None
+
+
+def test_what_does_not_go_together_is_left_out_and_said(compare):
+    found = compare(methods=["kprune", "magnitude"], tunes=["none", "weights"], seeds=(0,))
+    assert [str(way) for way in found.ways] == [
+        "kprune, weights", "magnitude, none", "magnitude, weights",
+    ]  # fmt: skip
+    assert list(found.left_out) == ["kprune, none"]
+    assert "tune=none" in found.left_out["kprune, none"]
+
+
+def test_files_hold_what_was_found(compare, tmp_path):
+    found = compare(out=tmp_path / "out")
+    assert {path.name for path in (tmp_path / "out").iterdir()} == FILES
+    assert tuple(read_trials(tmp_path / "out")) == found.trials
+    with (tmp_path / "out" / "comparison.csv").open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert [float(row["score"]) for row in rows] == [row["score"] for row in found.rows()]
+    table = (tmp_path / "out" / "comparison.md").read_text(encoding="utf-8")
+    for way in found.ways:
+        assert all(str(found.score(way, budget)) in table for budget in BUDGETS)
+
+
+def test_resuming_keeps_trials_and_makes_those_that_are_missing(compare, tmp_path):
+    out = tmp_path / "out"
+    first = compare(methods=["random"], out=out)
+    both = compare(methods=["random", "magnitude"], out=out, resume=True)
+    by_key = {(trial.way, trial.seed): trial for trial in both.trials}
+    # Equal to the last digit, seconds included: they were not made again.
+    assert all(by_key[trial.way, trial.seed] == trial for trial in first.trials)
+    assert len(both.trials) == 8
+
+
+def test_other_settings_or_a_damaged_file_start_again(compare, tmp_path):
+    out = tmp_path / "out"
+    first = compare(methods=["random"], tunes=["none"], out=out)
+    again = compare(methods=["random"], tunes=["none"], out=out, resume=True, samples=12)
+    assert {t.fingerprint for t in first.trials}.isdisjoint(t.fingerprint for t in again.trials)
+    (out / "comparison.json").write_text('{"trials": [{"way"')
+    compare(methods=["random"], tunes=["none"], out=out, resume=True)
+    assert len(json.loads((out / "comparison.json").read_text())["trials"]) == 2
+
+
+def test_an_interrupted_one_leaves_finished_trials(compare, tmp_path, monkeypatch):
+    import fastprune.comparison.run as module
+
+    made = []
+
+    def failing(way, prepared):
+        if len(made) == 2:
+            raise KeyboardInterrupt
+        made.append(original(way, prepared))
+        return made[-1]
+
+    original = module._try
+    monkeypatch.setattr(module, "_try", failing)
+    with pytest.raises(KeyboardInterrupt):
+        compare(out=tmp_path / "out")
+    monkeypatch.undo()
+    assert read_trials(tmp_path / "out") == made
+    found = compare(out=tmp_path / "out", resume=True)
+    assert list(found.trials[:2]) == made
+    assert len(found.trials) == 8
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"methods": []}, "no method"),
+        ({"methods": ["fischer"]}, "unknown method 'fischer'"),
+        ({"methods": ["fisher", "fisher"]}, "a method is given twice"),
+        ({"tunes": ["weight"]}, "unknown tune 'weight'"),
+        ({"methods": ["kprune"], "tunes": ["none"]}, "nothing is left to compare"),
+        ({"seeds": []}, "needs seeds"),
+        ({"seeds": [1, 1]}, "each of them once"),
+        ({"seeds": [-1]}, "seed must be"),
+        ({"stage": 2}, "did you mean stages"),
+        ({"method": "fisher"}, "takes no option 'method'"),
+        ({"resume": True}, "give out"),
+    ],
+)
+def test_bad_input(compare, options, message):
+    with pytest.raises(FastpruneError, match=message):
+        compare(**options)
+
+
+def test_it_needs_data_to_score_on(bert, samples):
+    with pytest.raises(FastpruneError, match="needs held-out data to score on"):
+        fastprune.compare(bert, samples, None, BUDGETS)
+
+
+def test_places_that_are_taken(compare, tmp_path):
+    out = tmp_path / "out"
+    compare(methods=["random"], tunes=["none"], seeds=(0,), out=out)
+    with pytest.raises(FastpruneError, match="--resume"):
+        compare(out=out)
+    (out / "comparison.md").unlink()
+    (out / "comparison.md").mkdir()
+    with pytest.raises(FastpruneError, match="is a directory"):
+        compare(out=out, overwrite=True)
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").write_text("{}")
+    with pytest.raises(FastpruneError, match="holds a model"):
+        compare(out=tmp_path / "model")
+
+
+def test_the_command(bert, tokenizer, tmp_path):
+    fastprune.save_pretrained(bert, tmp_path / "model", tokenizer)
+    words = ["good", "bad", "the cat sat", "a dog ran"]
+    rows = [f"{words[i % 4]} {words[(i * 3 + 1) % 4]}\t{i % 2}" for i in range(24)]
+    (tmp_path / "data.tsv").write_text("sentence\tlabel\n" + "\n".join(rows) + "\n")
+    arguments = [
+        "compare", tmp_path / "model", "--train", tmp_path / "data.tsv",
+        "--eval", tmp_path / "data.tsv", "--samples", 16, "--method", "random",
+        "--method", "kprune", "--tune", "none", "--tune", "weights", "--seeds", 2,
+        "--budget", "macs=0.5", "--out", tmp_path / "out",
+    ]  # fmt: skip
+    run = CliRunner().invoke(main, list(map(str, arguments)))
+    assert run.exit_code == 0, run.output
+    assert "left out: kprune, none" in run.output
+    assert {path.name for path in (tmp_path / "out").iterdir()} == FILES
+    run = CliRunner().invoke(main, [*map(str, arguments), "--json", "--resume"])
+    assert run.exit_code == 0, run.output
+    assert len(json.loads(run.output)["rows"]) == 3
