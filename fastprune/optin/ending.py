@@ -1,4 +1,4 @@
-"""What follows the last block: predictions of variants, and how far they are from the dense ones."""
+"""What follows the last block: predictions of variants, and their distance from the dense ones."""
 
 from __future__ import annotations
 

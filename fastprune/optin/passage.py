@@ -22,7 +22,7 @@ from fastprune.structure.probe import SiteProbe
 Hidden = list[Tensor]
 """By batch, [variants * samples, tokens, hidden size]: variant after variant."""
 Known = Mapping[Site, Sequence[Tensor]]
-"""Outputs of projections that need not be computed; by batch, [variants, samples * tokens, outputs]."""
+"""Outputs of projections that are not computed; by batch, [variants, samples * tokens, outputs]."""
 
 _TOGETHER = 128
 """Tokens of the samples of a batch. Few, so that its samples are of nearly one length and little is

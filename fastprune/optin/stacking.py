@@ -1,4 +1,4 @@
-"""Arguments for several variants of a model at once: variant after variant, each with all samples."""
+"""Arguments for several variants of a model at once: one after the other, each with all samples."""
 
 from __future__ import annotations
 
