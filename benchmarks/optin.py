@@ -100,10 +100,9 @@ def speed() -> dict[str, Any]:
     drawn = draw_samples(samples, 0)
     limit = forward_tokens(model)
     released = samples.draw(RELEASED_BATCH, 0)
+    (batch,) = released.batches(RELEASED_BATCH)
     ours = Trial(model, sites, drawn, tokens=limit, dtype=torch.float32)
-    padded = WholePasses(
-        model, sites, [to_device(released.collate(list(range(len(released)))), device)]
-    )
+    padded = WholePasses(model, sites, [to_device(batch, device)])
     same = WholePasses(
         model, sites, [to_device(batch, device) for batch in drawn.batches(tokens=limit)]
     )
