@@ -13,7 +13,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastprune.calibration.objective import Batch, make_objective, mean_pooled
+from fastprune.calibration.objective import (
+    Batch,
+    at_least_float32,
+    make_objective,
+    mean_pooled,
+)
 
 Prediction = tuple[Tensor, ...]
 """What of a model's output is compared: logits, both logits of a span, or vectors."""
@@ -59,7 +64,7 @@ class Divergence:
 
         Computed in the type of the predictions, float32 at least.
         """
-        ours, theirs = (tuple(map(_at_least_float32, pair)) for pair in (ours, theirs))
+        ours, theirs = (tuple(map(at_least_float32, pair)) for pair in (ours, theirs))
         if not self.of_distributions:
             squares = (ours[0] - theirs[0]).square()
             return squares.mean(-1) if self._task == "regression" else squares.sum(-1)
@@ -107,7 +112,3 @@ class Divergence:
         """Softened divergence of logits [..., classes] times the temperature squared: [...]."""
         p, q = ((x / self._temperature).log_softmax(-1) for x in (theirs, ours))
         return self._temperature**2 * (p.exp() * (p - q)).sum(-1)
-
-
-def _at_least_float32(x: Tensor) -> Tensor:
-    return x.to(torch.promote_types(x.dtype, torch.float32))

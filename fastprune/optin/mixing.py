@@ -72,6 +72,6 @@ def _running(
     own = (trajectory > prediction) & (prediction > 0)
     ratio = np.divide(trajectory, prediction, out=np.ones_like(trajectory), where=own)
     scales = 10.0 ** np.trunc(np.log10(ratio) + np.log10(PREDICTION_WEIGHT)) * own
-    before = np.cumsum(own) - own
+    before: NDArray[np.int64] = np.cumsum(own) - own
     mean = (np.cumsum(scales) - scales) / np.maximum(before, 1)
     return np.where(own, scales, np.where(before > 0, mean, 1.0))

@@ -120,9 +120,7 @@ class Passage:
                 left.append(self._run(layer, number, entered, known or {}))
             flat = probe.output.reshape(-1, batch.valid.numel(), site.outputs)
             if features is None:
-                # Half types stay; more than float32 is not compared.
-                kept = flat.dtype if flat.dtype.itemsize < 4 else torch.float32
-                features = flat.new_empty(len(flat), self._rows, site.outputs, dtype=kept)
+                features = flat.new_empty(len(flat), self._rows, site.outputs)
             features[:, batch.span] = flat if batch.rows is None else flat[:, batch.rows]
         return left, features
 

@@ -25,7 +25,7 @@ def test_fewer_are_all_taken():
 
 def test_padding_is_no_token():
     """Rows that came padded: half of their tokens are masked."""
-    samples = text_samples("classification", 200)
+    samples = text_samples("classification", 300)
     halved = [
         {**row, "attention_mask": [i % 2 for i in range(len(row["input_ids"]))]}
         for row in samples.features
