@@ -13,6 +13,7 @@ from fastprune.calibration.recorder import record
 from fastprune.calibration.replay import known_output, run_block
 from fastprune.data import Samples
 from fastprune.device import autocast, device_of
+from fastprune.optin.drawing import alike
 from fastprune.optin.ending import Ending
 from fastprune.optin.stacking import stacked_call
 from fastprune.structure import Site
@@ -23,10 +24,6 @@ Hidden = list[Tensor]
 """By batch, [variants * samples, tokens, hidden size]: variant after variant."""
 Known = Mapping[Site, Sequence[Tensor]]
 """Outputs of projections that are not computed; by batch, [variants, samples * tokens, outputs]."""
-
-_TOGETHER = 128
-"""Tokens of the samples of a batch. Few, so that its samples are of nearly one length and little is
-spent on padding: it is variants that fill a pass."""
 
 
 @dataclass(frozen=True)
@@ -69,8 +66,7 @@ class Passage:
         found = anatomy(model)
         self._declaration, self._paths = found.declaration, found.blocks
         self._sites = sites
-        groups = samples.groups(tokens=min(tokens, _TOGETHER))
-        batches = [samples.collate(group) for group in groups]
+        batches = [samples.collate(group) for group in alike(samples)]
         in_tuple: list[bool] = []
         last = model.get_submodule(found.blocks[-1])
         hook = last.register_forward_hook(lambda *seen: in_tuple.append(isinstance(seen[2], tuple)))
