@@ -109,25 +109,32 @@ __global__ void __launch_bounds__(kThreads) form_kernel(TrajectoryDistanceArgs a
 struct DistanceStorage {
   syrk::Storage<float, double> product;
   double scratch[kMaxWarps];
+  // About the tile in work; no register is left for this during the arithmetic.
+  int64_t first_row, first_column;
 };
 
-// The sum of the squares of a tile and of its mirror image, in every thread. `panel` is that of a
-// variant.
-__device__ __forceinline__ double squares_of_tile(const syrk::Panel<float>& panel, int64_t rows,
-                                                  int64_t tile, DistanceStorage& shared) {
-  const TilePosition position = triangle_tile(tile);
-  const int64_t first_row = position.row * syrk::kTile;
-  const int64_t first_column = position.column * syrk::kTile;
-  if (threadIdx.x == 0) shared.product.panel = panel;
+// The sum of the squares of a tile of a variant and of its mirror image, in every thread.
+__device__ __forceinline__ double squares_of_tile(const Pass& pass, int64_t rows, int64_t width,
+                                                  int64_t work, DistanceStorage& shared) {
+  if (threadIdx.x == 0) {
+    const TilePosition position = triangle_tile(work % pass.tiles);
+    const int64_t columns = 2 * pass.stride;
+    shared.first_row = position.row * syrk::kTile;
+    shared.first_column = position.column * syrk::kTile;
+    shared.product.panel = {pass.panels + work / pass.tiles * width * columns, width, columns,
+                            columns};
+  }
+  __syncthreads();
 
   // Past the last row of U come the first ones of D, and what they give is left out below.
   syrk::FmaCore core;
   core.clear();
 #pragma unroll 1
-  for (int turn = 0; turn < 2 * ceil_div(panel.rows, syrk::kPartialRows); ++turn) {
-    const int64_t left = turn % 2 ? panel.width / 2 : 0;
-    const int64_t right = turn % 2 ? 0 : panel.width / 2;
-    syrk::list_columns(panel, left + first_row, right + first_column, shared.product.columns);
+  for (int turn = 0; turn / 2 * syrk::kPartialRows < shared.product.panel.rows; ++turn) {
+    const syrk::Panel<float>& panel = shared.product.panel;
+    syrk::list_columns(panel, shared.first_row + turn % 2 * (panel.width / 2),
+                       shared.first_column + (turn + 1) % 2 * (panel.width / 2),
+                       shared.product.columns);
     const int count = syrk::list_rows(panel, turn / 2, shared.product.rows);
     syrk::multiply_part<true>(turn / 2, count, shared.product, core);
   }
@@ -139,8 +146,8 @@ __device__ __forceinline__ double squares_of_tile(const syrk::Panel<float>& pane
                         for (int i = 0; i < syrk::kQuad; ++i) {
 #pragma unroll
                           for (int j = 0; j < syrk::kQuad; ++j) {
-                            const int64_t row = first_row + quad_row + i;
-                            const int64_t column = first_column + quad_column + j;
+                            const int64_t row = shared.first_row + quad_row + i;
+                            const int64_t column = shared.first_column + quad_column + j;
                             if (row >= rows || column > row) continue;
                             const double entry = value(i, j);
                             sum += (column == row ? 1 : 2) * entry * entry;
@@ -154,10 +161,7 @@ __global__ void __launch_bounds__(kThreads, 2)
     distance_kernel(int64_t rows, int64_t width, Pass pass) {
   auto& shared = shared_storage<DistanceStorage>();
   for (int64_t work = blockIdx.x; work < pass.variants * pass.tiles; work += gridDim.x) {
-    const int64_t columns = 2 * pass.stride;
-    const syrk::Panel<float> panel = {pass.panels + work / pass.tiles * width * columns, width,
-                                      columns, columns};
-    const double sum = squares_of_tile(panel, rows, work % pass.tiles, shared);
+    const double sum = squares_of_tile(pass, rows, width, work, shared);
     if (threadIdx.x == 0) pass.sums[work] = sum;
   }
 }

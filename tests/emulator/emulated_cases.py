@@ -702,7 +702,8 @@ def check_trajectory(
         u, d = (s + t) / 2, s - t
         # Lengths are sums in f64, as in the reference.
         slack = 10 * gamma(width + 4, DOUBLE) * (abs(s) + abs(t))
-        noise = abs(u) @ slack.T + slack @ abs(u).T + slack @ slack.T
+        noise = abs(u) @ slack.T + slack @ (abs(d) + slack).T
+        noise = noise + noise.T
         size = abs(u) @ abs(d).T + abs(d) @ abs(u).T
         entries = u @ d.T + d @ u.T
         # D and U are rounded once, then products of 2 * width terms.

@@ -63,9 +63,9 @@ def tuning_system(gram: Tensor, weight: Tensor, cross: Tensor, group: int) -> An
 def trajectory_distance(features: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
     """D and U are rounded to float32 once, their products summed in float32, squares in float64.
 
-    With lengths from float64 sums, both terms of D are off by 5 * (width + 4) * EPS64 of the unit
-    rows at most, entry by entry: the squared lengths, the difference of the two, which enters four
-    times, and the lengths of the reference.
+    With lengths from float64 sums, D and U are off by 5 * (width + 4) * EPS64 of both unit rows at
+    most, entry by entry: the squared lengths, the difference of the two, which enters four times,
+    and the lengths of the reference.
     """
     rows, width = teacher.shape
     t, bounds = _unit_rows(teacher), [torch.zeros(0, dtype=torch.float64, device=features.device)]
@@ -74,7 +74,7 @@ def trajectory_distance(features: Tensor, teacher: Tensor) -> tuple[Tensor, Tens
         u, d, slack = (s + t) / 2, s - t, 5 * (width + 4) * EPS64 * (s.abs() + t.abs())
         entries = _and_transposed(u @ d.T).abs()
         size = _and_transposed(u.abs() @ d.abs().T)
-        noise = _and_transposed(u.abs() @ slack.T) + slack @ slack.T
+        noise = _and_transposed(u.abs() @ slack.T + slack @ (d.abs() + slack).T)
         error = _sum_bound(2 * width, EPS32, size + noise) + noise
         squares = _sum_bound(rows * rows, EPS64, entries.square().sum())
         bounds.append(((2 * entries + error) * error).sum()[None] + squares)
