@@ -38,7 +38,7 @@ from fastprune.structure import Site, masked
 
 RELEASED_BATCH, RELEASED_LENGTH = 128, 64
 """Samples of a batch and longest sample in the released settings for SST-2."""
-ROUNDS = 3
+ROUNDS = 2
 BY_SITE = "seconds per unit by site"
 BUDGETS = (0.8, 0.7, 0.6, 0.5, 0.4, 0.3)
 

@@ -87,7 +87,7 @@ def forward_tokens(model: nn.Module, dtype: torch.dtype = torch.float32) -> int:
     predictions over a vocabulary in float64 included.
     """
     cuda = device_of(model).type == "cuda"
-    most = 16384 if cuda else 8192 // dtype.itemsize
+    most = 16384 if cuda else 4096 // dtype.itemsize
     widest = max(
         weight_view(module).shape[0] for module in model.modules() if isinstance(module, Projection)
     )

@@ -13,11 +13,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from fastprune import ops
 from fastprune.calibration.divergence import Prediction
 from fastprune.data import Samples
 from fastprune.device import cache_off, evaluation_mode, forward_tokens
 from fastprune.errors import NumericalError, UnsupportedModelError
-from fastprune.optin.distance import trajectory_distance
 from fastprune.optin.drawing import draw_samples
 from fastprune.optin.passage import Hidden, Passage, Work
 from fastprune.progress import progress_bar
@@ -155,7 +155,7 @@ class Trial:
             hidden, features = self._passage.go_and_look(later, hidden, known)
             dense = self._features[later]
             if features is not None and dense is not None:
-                trajectory_distance(features, dense, out=trajectory)
+                ops.trajectory_distance(features, dense, out=trajectory)
         return Losses(trajectory, self._passage.ending.divergences(hidden, self._predictions))
 
     def _without(self, site: Site, units: slice) -> dict[Site, list[Tensor]]:

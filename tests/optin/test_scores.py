@@ -29,7 +29,7 @@ def in_float64(monkeypatch):
         student, dense = (F.normalize(x.double(), dim=-1) for x in (features, teacher))
         out += (student @ student.mT - dense @ dense.T).square().sum((1, 2))
 
-    monkeypatch.setattr("fastprune.optin.scores.trajectory_distance", distance)
+    monkeypatch.setattr("fastprune.ops.trajectory_distance", distance)
 
 
 def some_units(sites, step=6):
