@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -93,7 +94,7 @@ def main() -> None:
     target.parent.mkdir(exist_ok=True)
     record = {"case": arguments.case, "results": results}
     target.write_text(json.dumps(record, indent=2) + "\n")
-    print_table(results)
+    print_table(results, BUDGETS)
 
 
 def summary(report: dict[str, Any]) -> dict[str, Any]:
@@ -101,10 +102,10 @@ def summary(report: dict[str, Any]) -> dict[str, Any]:
     return {key: report[key] for key in keys}
 
 
-def print_table(results: dict[str, Any]) -> None:
+def print_table(results: dict[str, Any], budgets: Sequence[float]) -> None:
     first = next(iter(results.values()))["budgets"][0]
     title = f"dense {first['dense']['score']:.4f}"
-    table = Table("MACs kept", *(f"{budget:g}" for budget in BUDGETS), title=title)
+    table = Table("MACs kept", *(f"{budget:g}" for budget in budgets), title=title)
     for name, row in results.items():
         table.add_row(name, *(f"{budget['pruned']['score']:.4f}" for budget in row["budgets"]))
     Console().print(table)

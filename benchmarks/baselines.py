@@ -75,3 +75,21 @@ def pad_systems(systems: Sequence[Tensor], rhs: Sequence[Tensor]) -> tuple[Tenso
         padded[i, : len(b), : len(b)] = a
         sides[i, : len(b)] = b
     return padded, sides
+
+
+def unit_rows(features: Tensor) -> Tensor:
+    """Rows at unit length, in float32."""
+    return torch.nn.functional.normalize(features.float(), dim=-1)
+
+
+def trajectory_distance(features: Tensor, teacher_gram: Tensor) -> Tensor:
+    """Gram matrices of unit rows less the teacher's: a small difference of large numbers."""
+    rows = unit_rows(features)
+    return torch.baddbmm(teacher_gram, rows, rows.mT, beta=-1).square().sum((1, 2))
+
+
+def trajectory_distance_of_differences(features: Tensor, teacher: Tensor) -> Tensor:
+    """The same from differences of unit rows, as exact as float32 allows."""
+    difference = unit_rows(features) - teacher
+    product = torch.bmm(teacher + difference / 2, difference.mT)
+    return (product + product.mT).square().sum((1, 2))

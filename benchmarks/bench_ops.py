@@ -271,3 +271,34 @@ def test_obs_greedy(compared: Compared, device: torch.device, shape: Shape) -> N
     )
     # Both are the same mathematics; near ties may fall either way, and the errors hardly differ.
     torch.testing.assert_close(results["ours"], results["direct"], rtol=1e-3, atol=0)
+
+
+@pytest.mark.shapes(
+    cpu=_each_dtype((16, 768, 384), (16, 768, 768)),
+    cuda=_each_dtype((64, 768, 384), (64, 768, 768)),
+    tiny=_each_dtype((2, 24, 16)),
+)
+def test_trajectory_distance(compared: Compared, device: torch.device, shape: Shape) -> None:
+    """variants, rows, width. The teacher's part of the baselines is prepared beforehand.
+
+    The work is that of the triangle of U D^T + D U^T, in which nothing cancels; Gram matrices
+    alone would take half of it.
+    """
+    variants, rows, width, name = shape
+    teacher = _normal(device, rows, width)
+    features = (teacher + 0.1 * _normal(device, variants, rows, width)).to(getattr(torch, name))
+    teacher = teacher.to(features.dtype)
+    distances = torch.zeros(variants, dtype=torch.float64, device=device)
+    unit = baselines.unit_rows(teacher)
+    gram = unit @ unit.T
+    compared(
+        ours=lambda: ops.trajectory_distance(features, teacher, out=distances),
+        baselines={
+            "bmm": lambda: baselines.trajectory_distance(features, gram),
+            "bmm of differences": lambda: baselines.trajectory_distance_of_differences(
+                features, unit
+            ),
+        },
+        flops=2 * variants * rows * (rows + 1) * width,
+        bytes=features.nbytes + teacher.nbytes + 2 * distances.nbytes,
+    )

@@ -46,6 +46,9 @@ def cases() -> Iterator[Case]:
     # One either side of a panel, a tile and a block's threads; heads; the widest units.
     removed = [(3, 31, 1, 65, 1, 257, 1), (33, 12, 64, 5, 3, 97, 1), (7, 2, 256)]
     yield from of("obs_greedy", removed, (F32, F64), ())
+    # One either side of what a block turns, of a tile and of a part; more than one pass.
+    compared = [(2, 31, 257), (3, 129, 40), (530, 1, 2)]
+    yield from of("trajectory_distance", compared, _INPUTS, (), ("zeros", "gaps"))
 
 
 def main() -> None:

@@ -92,6 +92,22 @@ def settle_allocator() -> None:
     torch.empty(_LARGEST_FREED, dtype=torch.uint8)
 
 
+def forward_tokens(model: nn.Module, dtype: torch.dtype = torch.float32) -> int:
+    """Tokens of one forward pass that no backward pass follows, however many variants they are of.
+
+    Enough to keep the device busy; few enough that what one layer hands on takes little memory,
+    predictions over a vocabulary in float64 included.
+    """
+    cuda = device_of(model).type == "cuda"
+    most = 16384 if cuda else 4096 // dtype.itemsize
+    widest = max(
+        weight_view(module).shape[0] for module in model.modules() if isinstance(module, Projection)
+    )
+    # Logits, their distribution and the logarithm of that, of a variant and of the dense model.
+    bytes_per_token = 6 * widest * torch.float64.itemsize
+    return max(1, min(most, (1 << 33 if cuda else 1 << 29) // bytes_per_token))
+
+
 def trace_bytes(device: torch.device) -> int:
     """How much of a teacher's work is kept for tuning instead of being done again."""
     return (3 << 29) if device.type == "cuda" else (1 << 29)

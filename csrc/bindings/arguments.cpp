@@ -310,6 +310,33 @@ Call<ObsGreedyArgs> obs_greedy_call(const Tensor& inverse, const Tensor& weight,
   return call;
 }
 
+Call<TrajectoryDistanceArgs> trajectory_distance_call(const Tensor& out, const Tensor& features,
+                                                      const Tensor& teacher) {
+  require(features.dim() == 3, "features must be [variants, rows, width]");
+  require_shape("teacher", teacher, {features.size(1), features.size(2)});
+  require_type("teacher", teacher, features.scalar_type());
+  require_device("teacher", teacher, features);
+  require_shape("out", out, {features.size(0)});
+  require_type("out", out, ScalarType::Double);
+  require(out.is_contiguous(), "out must be contiguous");
+  require_device("out", out, features);
+
+  Call<TrajectoryDistanceArgs> call;
+  call.inputs = {with_dense_columns(features), with_dense_columns(teacher), out};
+  TrajectoryDistanceArgs& args = call.args;
+  args.dtype = dtype_of("features", features, {DType::f32, DType::bf16, DType::f16});
+  args.features = call.inputs[0].const_data_ptr();
+  args.teacher = call.inputs[1].const_data_ptr();
+  args.variants = features.size(0);
+  args.rows = features.size(1);
+  args.width = features.size(2);
+  args.strides[0] = call.inputs[0].stride(0);
+  args.strides[1] = call.inputs[0].stride(1);
+  args.teacher_stride = call.inputs[1].stride(0);
+  args.out = static_cast<double*>(out.mutable_data_ptr());
+  return call;
+}
+
 void throw_unless_ok(const char* op, Status status) {
   switch (status) {
     case Status::ok:

@@ -13,6 +13,7 @@
 #include "../kernels/greedy_rearrange.h"
 #include "../kernels/mask_grad.h"
 #include "../kernels/obs_greedy.h"
+#include "../kernels/trajectory_distance.h"
 #include "../kernels/tuning_system.h"
 
 namespace fastprune {
@@ -43,6 +44,8 @@ Call<BlockLstsqArgs> block_lstsq_call(const Tensor& systems, const Tensor& rhs, 
                                       double damping);
 Call<ObsGreedyArgs> obs_greedy_call(const Tensor& inverse, const Tensor& weight, Sizes sizes,
                                     Sizes groups);
+Call<TrajectoryDistanceArgs> trajectory_distance_call(const Tensor& out, const Tensor& features,
+                                                      const Tensor& teacher);
 
 // Throws what a kernel's status means.
 void throw_unless_ok(const char* op, Status status);

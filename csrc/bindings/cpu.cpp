@@ -85,6 +85,11 @@ std::tuple<Tensor, Tensor, Tensor> obs_greedy(const Tensor& inverse, const Tenso
   return {call.outputs[0], call.outputs[1], call.outputs[2]};
 }
 
+void trajectory_distance(const Tensor& out, const Tensor& features, const Tensor& teacher) {
+  const auto call = trajectory_distance_call(out, features, teacher);
+  throw_unless_ok("trajectory_distance", trajectory_distance_cpu(call.args, run_tasks));
+}
+
 }  // namespace
 }  // namespace fastprune
 
@@ -96,4 +101,5 @@ STABLE_TORCH_LIBRARY_IMPL(fastprune, CPU, m) {
   m.impl("tuning_system", TORCH_BOX(&fastprune::tuning_system));
   m.impl("block_lstsq", TORCH_BOX(&fastprune::block_lstsq));
   m.impl("obs_greedy", TORCH_BOX(&fastprune::obs_greedy));
+  m.impl("trajectory_distance", TORCH_BOX(&fastprune::trajectory_distance));
 }

@@ -103,6 +103,14 @@ std::tuple<Tensor, Tensor, Tensor> obs_greedy(const Tensor& inverse, const Tenso
   return {call.outputs[0], call.outputs[1], call.outputs[2]};
 }
 
+void trajectory_distance(const Tensor& out, const Tensor& features, const Tensor& teacher) {
+  const auto call = trajectory_distance_call(out, features, teacher);
+  const Tensor workspace = scratch(features, trajectory_distance_workspace(call.args));
+  launch_on("trajectory_distance", features, [&](Stream stream) {
+    return trajectory_distance_cuda(call.args, workspace.mutable_data_ptr(), stream);
+  });
+}
+
 }  // namespace
 }  // namespace fastprune
 
@@ -114,4 +122,5 @@ STABLE_TORCH_LIBRARY_IMPL(fastprune, CUDA, m) {
   m.impl("tuning_system", TORCH_BOX(&fastprune::tuning_system));
   m.impl("block_lstsq", TORCH_BOX(&fastprune::block_lstsq));
   m.impl("obs_greedy", TORCH_BOX(&fastprune::obs_greedy));
+  m.impl("trajectory_distance", TORCH_BOX(&fastprune::trajectory_distance));
 }

@@ -135,13 +135,18 @@ def _embedding(out: Any, batch: Batch, index: Tensor, *, draw: _Draw | None) -> 
 
 
 def mean_pooled(out: Any, batch: Batch) -> Tensor:
-    """The mean of a model's last hidden states over valid tokens: float32 [samples, width]."""
-    hidden = out.last_hidden_state.float()
+    """The mean of a model's last hidden states over valid tokens: [samples, width]."""
+    hidden = at_least_float32(out.last_hidden_state)
     mask = batch.get("attention_mask")
     if mask is None:
         return hidden.mean(1)
     weights = mask.unsqueeze(-1).to(hidden.dtype)
     return (hidden * weights).sum(1) / weights.sum(1).clamp(min=1)
+
+
+def at_least_float32(x: Tensor) -> Tensor:
+    """Half types have too few digits for sums and differences of predictions."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 _LOSSES = {

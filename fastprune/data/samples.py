@@ -82,6 +82,14 @@ class Samples:
         return [int(sum(sample["attention_mask"])) for sample in self.features]
 
     @property
+    def widths(self) -> list[int]:
+        """Tokens of each sample as the model gets it, those that its mask leaves out included."""
+        if self.task == "image":
+            # Where the number of patches is unknown, that of a usual model serves.
+            return [self.image_tokens or 256] * len(self)
+        return [len(sample["input_ids"]) for sample in self.features]
+
+    @property
     def mean_length(self) -> float:
         """Mean number of valid tokens per sample, special tokens included."""
         return sum(self.lengths) / len(self)
@@ -132,7 +140,7 @@ class Samples:
         """
         if batch_size is not None and batch_size < 1:
             raise DataError(f"batch size {batch_size} is not positive; give 1 or more")
-        widths = self._widths()
+        widths = self.widths
         order = list(range(len(self)))
         if bucketed:
             # sorted() is stable, so equal lengths keep their order.
@@ -152,13 +160,6 @@ class Samples:
                 group, widest = [], widths[position]
             group.append(position)
         return [*groups, group]
-
-    def _widths(self) -> list[int]:
-        """Tokens of each sample as the model gets it."""
-        if self.task == "image":
-            # Where the number of patches is unknown, that of a usual model serves.
-            return [self.image_tokens or 256] * len(self)
-        return [len(sample["input_ids"]) for sample in self.features]
 
     def collate(self, positions: Sequence[int]) -> dict[str, torch.Tensor]:
         """One padded batch of the samples at these positions, as :meth:`batches` yields it."""

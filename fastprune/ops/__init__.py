@@ -39,6 +39,7 @@ __all__ = [
     "mask_grad",
     "native_status",
     "obs_greedy",
+    "trajectory_distance",
     "tuning_system",
 ]
 
@@ -311,6 +312,40 @@ def obs_greedy(
     require_shape("weight", weight, [sum(columns), weight.shape[1]])
     require_device("weight", weight, inverse)
     return _ops.obs_greedy(inverse.contiguous(), weight.contiguous(), sizes, groups)
+
+
+def trajectory_distance(features: Tensor, teacher: Tensor, *, out: Tensor | None = None) -> Tensor:
+    """How far the features of variants of a model are from the teacher's, by their Gram matrices.
+
+    ``||S S^T - T T^T||_F^2`` over all pairs of rows, where S and T are the rows of a variant and of
+    the teacher at unit length: the manifold distillation loss of OPTIN (Khaki & Plataniotis 2024).
+    The difference is formed without subtracting Gram matrices, so that it keeps its digits where a
+    variant differs in the last ones only; equal features give exactly 0.
+
+    Args:
+        features: ``[variants, rows, width]`` float32, bfloat16 or float16, as the model made them.
+            A row of zeros stays one.
+        teacher: ``[rows, width]``, same dtype.
+        out: ``[variants]`` float64 contiguous; added to in place, so that layers add up where the
+            features are. Default: zeros.
+
+    Returns:
+        ``out``. A variant that is not finite somewhere gives NaN, whatever the others hold.
+
+    Raises:
+        ArgumentError: shapes, dtypes or devices that do not fit together.
+    """
+    require_dtype("features", features, FLOATS)
+    shape = list(features.shape)
+    require(len(shape) == 3, f"features must be [variants, rows, width], not {shape}")
+    require_dtype("teacher", teacher, [features.dtype])
+    require_shape("teacher", teacher, shape[1:])
+    require_device("teacher", teacher, features)
+    if out is None:
+        out = torch.zeros(len(features), dtype=torch.float64, device=features.device)
+    _require_accumulator(out, [len(features)], [torch.float64], features)
+    _ops.trajectory_distance(out, features, teacher)
+    return out
 
 
 def _require_accumulator(

@@ -100,6 +100,10 @@ def _obs_greedy(
     return order, curve.to(inverse.dtype), info
 
 
+def _trajectory_distance(out: Tensor, features: Tensor, teacher: Tensor) -> None:
+    out += reference.trajectory_distance(features, teacher)
+
+
 _REFERENCES: dict[str, Callable[..., Any]] = {
     "mask_grad": _mask_grad,
     "fisher_outer": _fisher_outer,
@@ -108,6 +112,7 @@ _REFERENCES: dict[str, Callable[..., Any]] = {
     "tuning_system": _tuning_system,
     "block_lstsq": _block_lstsq,
     "obs_greedy": _obs_greedy,
+    "trajectory_distance": _trajectory_distance,
 }
 
 

@@ -152,3 +152,22 @@ def _removal_costs(p: Tensor, w: Tensor, group: int) -> tuple[Tensor, Tensor, Te
     cost = white.square().sum((1, 2))
     usable = (bad == 0) & r.isfinite().flatten(1).all(1) & cost.isfinite()
     return r, white, cost.where(usable, float("inf"))
+
+
+def trajectory_distance(features: Tensor, teacher: Tensor) -> Tensor:
+    """``||S S^T - T T^T||_F^2`` per variant, for S and T with rows of unit length.
+
+    The difference is ``U D^T + D U^T`` with ``D = S - T`` and ``U = T + D / 2``: nothing cancels.
+    """
+    t = _unit_rows(teacher)
+    distances = [t.new_zeros(0)]
+    for variant in features:
+        d = _unit_rows(variant) - t
+        product = (t + d / 2) @ d.T
+        distances.append((product + product.T).square().sum()[None])
+    return torch.cat(distances)
+
+
+def _unit_rows(rows: Tensor) -> Tensor:
+    length = torch.linalg.vector_norm(rows.double(), dim=-1, keepdim=True)
+    return rows.double() / length.where(length != 0, 1.0)

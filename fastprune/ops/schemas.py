@@ -21,6 +21,7 @@ SCHEMAS = {
         "(Tensor inverse, Tensor weight, int[] sizes, int[] groups) "
         "-> (Tensor order, Tensor curve, Tensor info)"
     ),
+    "trajectory_distance": "(Tensor(a!) out, Tensor features, Tensor teacher) -> ()",
 }
 
 # Keeps the definitions alive: a Library that is collected takes its operations with it.

@@ -58,6 +58,10 @@ def self_check(device: torch.device) -> dict[str, float]:
             ops.obs_greedy(blocks, cross, [5, 11], [1, 3])[1],
             reference.obs_greedy(blocks, cross, [5, 11], [1, 3])[1],
         ),
+        "trajectory_distance": lambda: (
+            ops.trajectory_distance(x, grad[0]),
+            reference.trajectory_distance(x, grad[0]),
+        ),
     }
     errors = {}
     for name, check in checks.items():

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from fastprune.errors import FastpruneError
+from fastprune.optin import Losses, mixed, mixed_as_released, score_units
 from fastprune.selection.chooser import Chooser, Evidence
 from fastprune.selection.obs import removal_paths
 from fastprune.selection.paths import Paths
@@ -59,15 +61,40 @@ def _fisher(given: Evidence) -> Chooser:
     return Ranked(given.statistics.importance())
 
 
+def _optin(mix: Callable[[Losses, Sequence[Site]], Tensor], *, images: bool) -> Method:
+    def learn(given: Evidence) -> Chooser:
+        if given.samples.task == "image" and not images:
+            raise FastpruneError(
+                "method optin-parity is what the released code does to text models; use method "
+                "optin for images"
+            )
+        losses = score_units(
+            given.model,
+            given.sites,
+            given.samples,
+            seed=given.seed,
+            batch_size=given.batch_size,
+            dtype=given.dtype,
+            progress=given.progress,
+        )
+        return Ranked(mix(losses, given.sites))
+
+    return Method(learn)
+
+
 METHODS = {
     "obs": _obs(plain=False),
     "obs-plain": _obs(plain=True),
     "fisher": Method(_fisher, mask_fisher=True, rearranges=True),
+    "optin": _optin(mixed, images=True),
+    "optin-parity": _optin(mixed_as_released, images=False),
     "kprune": Method(learn=None),
     "magnitude": Method(lambda given: Ranked(magnitudes(given.model, given.sites))),
     "random": Method(lambda given: Ranked(random_scores(given.sites, given.seed))),
 }
 """``obs``: structured Optimal Brain Surgeon with errors weighed by the loss; ``obs-plain``: with
 plain squares. ``fisher``: the diagonal Fisher information of the masks (Kwon et al. 2022, eq. 6),
-then rearrangement. ``kprune``: sublayer after sublayer, tuned at once (Park et al. 2024).
-``magnitude`` and ``random`` are baselines that read no data."""
+then rearrangement. ``optin``: what changes in later layers and in the prediction where a unit is
+taken away (Khaki & Plataniotis 2024); ``optin-parity``: with the factors of the released code.
+``kprune``: sublayer after sublayer, tuned at once (Park et al. 2024). ``magnitude`` and ``random``
+are baselines that read no data."""

@@ -13,12 +13,12 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+from fastprune.calibration.replay import known_input, run_block
 from fastprune.calibration.trace import BlockCall, Trace
 from fastprune.device import autocast, batch_tokens, device_of, held_bytes
 from fastprune.structure import Site, find_sites
 from fastprune.structure.declaration import anatomy
 from fastprune.structure.probe import SiteProbe
-from fastprune.tuning.replay import known_input, run_block
 
 # Tokens that wait together: enough for efficient sums, few enough to stay in the caches.
 _SPAN = 4096

@@ -7,11 +7,11 @@ from contextlib import ExitStack
 
 from torch import Tensor, nn
 
+from fastprune.calibration.replay import run_block
 from fastprune.calibration.trace import Rows, Trace, target_dtype
 from fastprune.device import autocast, device_of
 from fastprune.structure import Site
 from fastprune.structure.probe import SiteProbe
-from fastprune.tuning.replay import run_block
 
 
 class Teacher:

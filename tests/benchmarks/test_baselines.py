@@ -37,6 +37,18 @@ def test_tuning_system():
     assert all(torch.equal(theirs, ours) for theirs, ours in pairs)
 
 
+def test_trajectory_distance():
+    # One entry a row, so that unit rows and their products are exact.
+    features = 3 * torch.eye(4)[torch.tensor([[0, 1, 2], [3, 3, 1]])]
+    teacher = 2 * torch.eye(4)[:3]
+    expected = ops.trajectory_distance(features, teacher)
+    assert expected.tolist() == [0.0, 2.0]
+    unit = baselines.unit_rows(teacher)
+    plain = baselines.trajectory_distance(features, unit @ unit.T)
+    careful = baselines.trajectory_distance_of_differences(features, unit)
+    assert plain.tolist() == careful.tolist() == expected.tolist()
+
+
 def test_every_way_to_solve():
     sizes, damping = [1, 4, 3], 0.5
     factors = [integers(n, n + 2).double() for n in sizes]

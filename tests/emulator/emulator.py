@@ -129,6 +129,11 @@ ARGS = {
         sizes=c_void_p, groups=c_void_p, outputs=c_int64, order=c_void_p, curve=c_void_p,
         info=c_void_p,
     ),
+    "trajectory_distance": _struct(
+        "TrajectoryDistanceArgs", features=c_void_p, teacher=c_void_p, dtype=c_int32,
+        variants=c_int64, rows=c_int64, width=c_int64, strides=_Pair, teacher_stride=c_int64,
+        out=c_void_p,
+    ),
 }  # fmt: skip
 
 
@@ -247,6 +252,16 @@ class Emulator:
             groups=_sizes(groups), outputs=weight.shape[1], order=order, curve=curve, info=info,
         )  # fmt: skip
         return order, curve, info
+
+    def trajectory_distance(self, features, teacher, out):
+        variants, rows, width = features.shape
+        self._call(
+            "trajectory_distance", workspace=True, features=features, teacher=teacher,
+            dtype=DTYPES[features.dtype], variants=variants, rows=rows, width=width,
+            strides=_Pair(_stride(features, 0), _stride(features, 1)),
+            teacher_stride=_stride(teacher, 0), out=out,
+        )  # fmt: skip
+        return out
 
 
 def _argument(value: object) -> object:

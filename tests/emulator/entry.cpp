@@ -6,6 +6,7 @@
 #include "kernels/greedy_rearrange.h"
 #include "kernels/mask_grad.h"
 #include "kernels/obs_greedy.h"
+#include "kernels/trajectory_distance.h"
 #include "kernels/tuning_system.h"
 
 alignas(32) unsigned char fastprune_shared_memory[emulator::kSharedCapacity];
@@ -46,5 +47,6 @@ FASTPRUNE_ENTRY_WITH_WORKSPACE(mask_grad, MaskGradArgs)
 FASTPRUNE_ENTRY_WITH_WORKSPACE(greedy_rearrange, GreedyRearrangeArgs)
 FASTPRUNE_ENTRY_WITH_WORKSPACE(block_lstsq, BlockLstsqArgs)
 FASTPRUNE_ENTRY_WITH_WORKSPACE(obs_greedy, ObsGreedyArgs)
+FASTPRUNE_ENTRY_WITH_WORKSPACE(trajectory_distance, TrajectoryDistanceArgs)
 
 }  // extern "C"

@@ -60,6 +60,36 @@ def tuning_system(gram: Tensor, weight: Tensor, cross: Tensor, group: int) -> An
     )
 
 
+def trajectory_distance(features: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
+    """D and U are rounded to float32 once, their products summed in float32, squares in float64.
+
+    With lengths from float64 sums, D and U are off by 5 * (width + 4) * EPS64 of both unit rows at
+    most, entry by entry: the squared lengths, the difference of the two, which enters four times,
+    and the lengths of the reference.
+    """
+    rows, width = teacher.shape
+    t, bounds = _unit_rows(teacher), [torch.zeros(0, dtype=torch.float64, device=features.device)]
+    for variant in features:
+        s = _unit_rows(variant)
+        u, d, slack = (s + t) / 2, s - t, 5 * (width + 4) * EPS64 * (s.abs() + t.abs())
+        entries = _and_transposed(u @ d.T).abs()
+        size = _and_transposed(u.abs() @ d.abs().T)
+        noise = _and_transposed(u.abs() @ slack.T + slack @ (d.abs() + slack).T)
+        error = _sum_bound(2 * width, EPS32, size + noise) + noise
+        squares = _sum_bound(rows * rows, EPS64, entries.square().sum())
+        bounds.append(((2 * entries + error) * error).sum()[None] + squares)
+    return reference.trajectory_distance(features, teacher), torch.cat(bounds)
+
+
+def _unit_rows(rows: Tensor) -> Tensor:
+    length = rows.double().square().sum(1, keepdim=True).sqrt()
+    return torch.where(length == 0, 0.0, rows.double() / length)
+
+
+def _and_transposed(matrix: Tensor) -> Tensor:
+    return matrix + matrix.T
+
+
 def obs_sites(
     inverse: Tensor,
     weight: Tensor,

@@ -155,6 +155,28 @@ def _obs_greedy(case: Case, g: torch.Generator) -> dict[str, Any]:
     }
 
 
+def _trajectory_distance(case: Case, g: torch.Generator) -> dict[str, Any]:
+    """variants, rows, width; trait "near": features that differ in their last digits."""
+    variants, rows, width = case.extents
+    teacher = torch.randn(rows, width, generator=g)
+    features = torch.randn(variants, rows, width, generator=g)
+    if "near" in case.traits:
+        teacher = teacher.to(case.dtype).float()
+        features = teacher * (1 + 2 * torch.finfo(case.dtype).eps * features)
+    if "zeros" in case.traits:  # rows of either, of both, of none
+        features[:, ::3], teacher[1::2] = 0.0, 0.0
+    if "scales" in case.traits:  # rows of all lengths that a float32 can have
+        features *= 10.0 ** (60 * torch.rand(variants, rows, 1, generator=g) - 30)
+        teacher *= 10.0 ** (60 * torch.rand(rows, 1, generator=g) - 30)
+    features, teacher = features.to(case.dtype), teacher.to(case.dtype)
+    if "rows first" in case.traits:
+        features = features.transpose(0, 1).contiguous().transpose(0, 1)
+    return {
+        "features": _laid_out(features, case.traits),
+        "teacher": _laid_out(teacher, case.traits),
+    }
+
+
 _MAKERS = {
     "mask_grad": _mask_grad,
     "fisher_outer": _fisher_outer,
@@ -163,6 +185,7 @@ _MAKERS = {
     "tuning_system": _tuning_system,
     "block_lstsq": _block_lstsq,
     "obs_greedy": _obs_greedy,
+    "trajectory_distance": _trajectory_distance,
 }
 
 
@@ -242,4 +265,28 @@ CASES = [
         ((), ("tied",), ("gaps",), ("transposed",)),
     ),
     *_cases("obs_greedy", [(9, 2, 256), (7, 3, 300), (20, 449, 1)], (F32, F64)),
+    *_cases(
+        "trajectory_distance",
+        [
+            (0, 3, 5),
+            (2, 0, 4),
+            (3, 4, 0),
+            (1, 1, 1),
+            (5, 7, 3),
+            (3, 47, 17),
+            (2, 97, 257),
+            (1, 193, 65),
+        ],
+        (F32, BF16, F16),
+        ((), ("near",), ("zeros",), ("gaps",), ("transposed",), ("rows first",)),
+    ),
+    *_cases(
+        "trajectory_distance",
+        [(2, 1, 1), (3, 50, 9), (2, 25, 300)],
+        (F32, BF16),
+        (("scales",), ("scales", "zeros")),
+    ),
+    # So many variants that they are packed in several passes.
+    *_cases("trajectory_distance", [(17, 257, 769)], (F32, BF16)),
+    *_cases("trajectory_distance", [(1, 771, 40)]),
 ]

@@ -29,6 +29,7 @@ results = [
     *system,
     *ops.block_lstsq(system[0].flatten(), system[1], [2], 0.1),
     *ops.obs_greedy(torch.eye(4).flatten(), x[0, :4], [2], [2]),
+    ops.trajectory_distance(x, x[0]),
     torch.tensor(heads),
     torch.tensor(filters),
     torch.tensor(chosen),

@@ -91,6 +91,37 @@ BAD: list[tuple[str, Callable[[], Any], str]] = [
         "weight must be float64",
     ),
     ("half inverse", lambda: ops.obs_greedy(X.half(), X, [1], [1]), "inverse must be float32"),
+    ("flat features", lambda: ops.trajectory_distance(X[0], X[0]), "[variants, rows, width]"),
+    (
+        "wide features",
+        lambda: ops.trajectory_distance(X.double(), X[0].double()),
+        "features must be float32, bfloat16, float16, not float64",
+    ),
+    (
+        "another teacher",
+        lambda: ops.trajectory_distance(X, X[0, :2]),
+        "teacher must have shape [3, 8], not [2, 8]",
+    ),
+    (
+        "mixed features",
+        lambda: ops.trajectory_distance(X, X[0].bfloat16()),
+        "teacher must be float32, not bfloat16",
+    ),
+    (
+        "single sums",
+        lambda: ops.trajectory_distance(X, X[0], out=torch.zeros(2)),
+        "out must be float64",
+    ),
+    (
+        "sums of others",
+        lambda: ops.trajectory_distance(X, X[0], out=torch.zeros(3).double()),
+        "out must have shape [2]",
+    ),
+    (
+        "strided sums",
+        lambda: ops.trajectory_distance(X, X[0], out=torch.zeros(4).double()[::2]),
+        "out must be contiguous",
+    ),
 ]
 
 
@@ -110,6 +141,11 @@ def test_the_operation_itself_checks_too() -> None:
         native.gram(torch.zeros(8, 8), X[0], torch.tensor([99] * 8), None)
     with pytest.raises((RuntimeError, ValueError)):
         native.fisher_outer(torch.zeros(3), X[0], [8])
+    for teacher, out in (X[0, :2], torch.zeros(2)), (X[0], torch.zeros(2).double()[:1]):
+        with pytest.raises((RuntimeError, ValueError)):
+            native.trajectory_distance(out.double(), X, teacher)
+    with pytest.raises((RuntimeError, ValueError)):
+        native.trajectory_distance(torch.zeros(2), X, X[0])
     for sizes, groups in ([1], [0]), ([1], [4097]), ([2, 1], [1]), ([-1, 2], [1, 1]):
         with pytest.raises((RuntimeError, ValueError)):
             native.obs_greedy(torch.ones(1), torch.ones(1, 1), sizes, groups)

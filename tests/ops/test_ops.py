@@ -48,6 +48,14 @@ def test_sums_of_products(case: Case, device: torch.device) -> None:
     _assert_within(actual, *getattr(bounds, case.op)(**arguments))
 
 
+@_of("trajectory_distance")
+def test_trajectory_distance(case: Case, device: torch.device) -> None:
+    arguments = case.arguments(device)
+    actual = ops.trajectory_distance(**arguments)
+    assert actual.dtype == torch.float64
+    _assert_within(actual, *bounds.trajectory_distance(**arguments))
+
+
 @_of("tuning_system")
 def test_tuning_system(case: Case, device: torch.device) -> None:
     arguments = case.arguments(device)
@@ -115,6 +123,7 @@ _OPCHECK_CASES = [
     Case("tuning_system", (3, 2, 5)),
     Case("block_lstsq", (2, 3, 5), torch.float64),
     Case("obs_greedy", (2, 3, 5, 4, 1), torch.float64),
+    Case("trajectory_distance", (2, 5, 3)),
 ]
 
 
@@ -129,5 +138,6 @@ def test_opcheck(case: Case, device: torch.device) -> None:
         "tuning_system": lambda: (a["gram"], a["weight"], a["cross"], a["group"]),
         "block_lstsq": lambda: (a["systems"], a["rhs"], a["sizes"], a["damping"]),
         "obs_greedy": lambda: (a["inverse"], a["weight"], a["sizes"], a["groups"]),
+        "trajectory_distance": lambda: (ops.trajectory_distance(**a), a["features"], a["teacher"]),
     }[case.op]()
     torch.library.opcheck(getattr(torch.ops.fastprune, case.op).default, positional)

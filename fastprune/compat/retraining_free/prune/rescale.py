@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from fastprune.calibration.recorder import record
+from fastprune.calibration.replay import run_block
 from fastprune.calibration.trace import Rows, Trace
 from fastprune.compaction import compact
 from fastprune.compat.retraining_free.prune.masks import by_site
@@ -23,7 +24,6 @@ from fastprune.structure.declaration import anatomy
 from fastprune.structure.masking import masked
 from fastprune.structure.probe import SiteProbe
 from fastprune.tuning.readout import read_rows
-from fastprune.tuning.replay import run_block
 from fastprune.tuning.solvers import Update, apply_scales
 from fastprune.tuning.system import LeastSquares
 from fastprune.tuning.walk import Walk
