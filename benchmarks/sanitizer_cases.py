@@ -46,6 +46,7 @@ def cases() -> Iterator[Case]:
     # One either side of a panel, a tile and a block's threads; heads; the widest units.
     removed = [(3, 31, 1, 65, 1, 257, 1), (33, 12, 64, 5, 3, 97, 1), (7, 2, 256)]
     yield from of("obs_greedy", removed, (F32, F64), ())
+    yield from of("path_step", [(1, 1), (3, 257), (2, 5000)], (F32, F64), (), ("gaps",))
 
 
 def main() -> None:

@@ -85,6 +85,15 @@ std::tuple<Tensor, Tensor, Tensor> obs_greedy(const Tensor& inverse, const Tenso
   return {call.outputs[0], call.outputs[1], call.outputs[2]};
 }
 
+void path_step(const Tensor& mask, const Tensor& dual, const Tensor& gate, const Tensor& crossing,
+               const Tensor& gradient, const Tensor& threshold, const Tensor& kappa,
+               const Tensor& alpha, const Tensor& nu, double step) {
+  const auto call =
+      path_step_call(mask, dual, gate, crossing, gradient, threshold, kappa, alpha, nu, step);
+  run_pieces("path_step", path_step_pieces(call.args),
+             [&](int64_t begin, int64_t end) { return path_step_cpu(call.args, begin, end); });
+}
+
 }  // namespace
 }  // namespace fastprune
 
@@ -96,4 +105,5 @@ STABLE_TORCH_LIBRARY_IMPL(fastprune, CPU, m) {
   m.impl("tuning_system", TORCH_BOX(&fastprune::tuning_system));
   m.impl("block_lstsq", TORCH_BOX(&fastprune::block_lstsq));
   m.impl("obs_greedy", TORCH_BOX(&fastprune::obs_greedy));
+  m.impl("path_step", TORCH_BOX(&fastprune::path_step));
 }

@@ -103,6 +103,14 @@ std::tuple<Tensor, Tensor, Tensor> obs_greedy(const Tensor& inverse, const Tenso
   return {call.outputs[0], call.outputs[1], call.outputs[2]};
 }
 
+void path_step(const Tensor& mask, const Tensor& dual, const Tensor& gate, const Tensor& crossing,
+               const Tensor& gradient, const Tensor& threshold, const Tensor& kappa,
+               const Tensor& alpha, const Tensor& nu, double step) {
+  const auto call =
+      path_step_call(mask, dual, gate, crossing, gradient, threshold, kappa, alpha, nu, step);
+  launch_on("path_step", mask, [&](Stream stream) { return path_step_cuda(call.args, stream); });
+}
+
 }  // namespace
 }  // namespace fastprune
 
@@ -114,4 +122,5 @@ STABLE_TORCH_LIBRARY_IMPL(fastprune, CUDA, m) {
   m.impl("tuning_system", TORCH_BOX(&fastprune::tuning_system));
   m.impl("block_lstsq", TORCH_BOX(&fastprune::block_lstsq));
   m.impl("obs_greedy", TORCH_BOX(&fastprune::obs_greedy));
+  m.impl("path_step", TORCH_BOX(&fastprune::path_step));
 }

@@ -48,6 +48,21 @@ def obs_greedy(
     return order, inverse.new_empty((sum(sizes),)), info
 
 
+def path_step(
+    mask: Tensor,
+    dual: Tensor,
+    gate: Tensor,
+    crossing: Tensor,
+    gradient: Tensor,
+    threshold: Tensor,
+    kappa: Tensor,
+    alpha: Tensor,
+    nu: Tensor,
+    step: float,
+) -> None:
+    return None
+
+
 FAKES: dict[str, Callable[..., Any]] = {
     "mask_grad": mask_grad,
     "fisher_outer": fisher_outer,
@@ -56,4 +71,5 @@ FAKES: dict[str, Callable[..., Any]] = {
     "tuning_system": tuning_system,
     "block_lstsq": block_lstsq,
     "obs_greedy": obs_greedy,
+    "path_step": path_step,
 }

@@ -100,6 +100,15 @@ def _obs_greedy(
     return order, curve.to(inverse.dtype), info
 
 
+def _path_step(
+    mask: Tensor, dual: Tensor, gate: Tensor, crossing: Tensor, *inputs: Tensor | float
+) -> None:
+    state = (mask, dual, gate, crossing)
+    moved = reference.path_step(*state, *inputs)  # type: ignore[arg-type]
+    for old, new in zip(state, moved, strict=True):
+        old.copy_(new)
+
+
 _REFERENCES: dict[str, Callable[..., Any]] = {
     "mask_grad": _mask_grad,
     "fisher_outer": _fisher_outer,
@@ -108,6 +117,7 @@ _REFERENCES: dict[str, Callable[..., Any]] = {
     "tuning_system": _tuning_system,
     "block_lstsq": _block_lstsq,
     "obs_greedy": _obs_greedy,
+    "path_step": _path_step,
 }
 
 

@@ -152,3 +152,31 @@ def _removal_costs(p: Tensor, w: Tensor, group: int) -> tuple[Tensor, Tensor, Te
     cost = white.square().sum((1, 2))
     usable = (bad == 0) & r.isfinite().flatten(1).all(1) & cost.isfinite()
     return r, white, cost.where(usable, float("inf"))
+
+
+def path_step(
+    mask: Tensor,
+    dual: Tensor,
+    gate: Tensor,
+    crossing: Tensor,
+    gradient: Tensor,
+    threshold: Tensor,
+    kappa: Tensor,
+    alpha: Tensor,
+    nu: Tensor,
+    step: float,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The state after one step of every path; see csrc/kernels/path_step.h."""
+    k, a, n = (rate.double()[:, None] for rate in (kappa, alpha, nu))
+    z, threshold = dual.double(), threshold.double()
+    pull = (mask.double() - gate.double()) / n
+    after = z + a * pull
+    excess, missing = after - threshold, (threshold - z).clamp(min=0)
+    fraction = torch.where(missing > 0, missing / (a * pull), 0.0).clamp(max=1)
+    enters = (excess > 0) & crossing.isinf()
+    return (
+        mask.double() - k * a * (gradient.double() + pull),
+        after,
+        torch.where(excess > 0, k * excess, 0.0),
+        torch.where(enters, step + fraction, crossing),
+    )

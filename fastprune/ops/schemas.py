@@ -21,6 +21,11 @@ SCHEMAS = {
         "(Tensor inverse, Tensor weight, int[] sizes, int[] groups) "
         "-> (Tensor order, Tensor curve, Tensor info)"
     ),
+    "path_step": (
+        "(Tensor(a!) mask, Tensor(b!) dual, Tensor(c!) gate, Tensor(d!) crossing, "
+        "Tensor gradient, Tensor threshold, Tensor kappa, Tensor alpha, Tensor nu, float step) "
+        "-> ()"
+    ),
 }
 
 # Keeps the definitions alive: a Library that is collected takes its operations with it.

@@ -9,9 +9,11 @@ import torch
 from torch import Tensor
 
 from fastprune.selection.chooser import Chooser, Evidence
+from fastprune.selection.nested import Nested
 from fastprune.selection.obs import removal_paths
 from fastprune.selection.paths import Paths
 from fastprune.selection.ranked import Ranked, magnitudes, random_scores, ranked_paths
+from fastprune.spp import entry_order
 from fastprune.structure import Site
 
 
@@ -27,6 +29,7 @@ class Method:
         learn: find out what units are worth. None where that cannot be known beforehand, because
             units are chosen while the model is tuned: then :mod:`fastprune.kprune` does both.
         mask_fisher: whether it needs the Fisher blocks of the masks.
+        mask_gradients: whether it needs the gradients of the masks, sample by sample.
         moments: whether it needs the second moments at the output projections.
         rearranges: whether masks are rearranged afterwards.
         blind: chooses among sites before anything is known of them, to find out what can be met.
@@ -34,6 +37,7 @@ class Method:
 
     learn: Callable[[Evidence], Chooser] | None
     mask_fisher: bool = False
+    mask_gradients: bool = False
     moments: bool = False
     rearranges: bool = False
     blind: Callable[[Sequence[Site]], Chooser] = lambda sites: Ranked(_nothing(sites))
@@ -42,6 +46,11 @@ class Method:
     def while_tuning(self) -> bool:
         """Whether selection and tuning are one."""
         return self.learn is None
+
+    @property
+    def of_masks(self) -> bool:
+        """Whether it looks at gradients of masks, so that it matters whose they are."""
+        return self.mask_fisher or self.mask_gradients
 
 
 def _obs(plain: bool) -> Method:
@@ -59,15 +68,27 @@ def _fisher(given: Evidence) -> Chooser:
     return Ranked(given.statistics.importance())
 
 
+def _spp(given: Evidence) -> Chooser:
+    assert given.statistics is not None
+    rows = given.statistics.gradient_rows()
+    return Nested(entry_order(rows, given.sites, progress=given.progress))
+
+
 METHODS = {
     "obs": _obs(plain=False),
     "obs-plain": _obs(plain=True),
     "fisher": Method(_fisher, mask_fisher=True, rearranges=True),
+    "spp": Method(
+        _spp,
+        mask_gradients=True,
+        blind=lambda sites: Nested(torch.arange(len(_nothing(sites)))),
+    ),
     "kprune": Method(learn=None),
     "magnitude": Method(lambda given: Ranked(magnitudes(given.model, given.sites))),
     "random": Method(lambda given: Ranked(random_scores(given.sites, given.seed))),
 }
 """``obs``: structured Optimal Brain Surgeon with errors weighed by the loss; ``obs-plain``: with
 plain squares. ``fisher``: the diagonal Fisher information of the masks (Kwon et al. 2022, eq. 6),
-then rearrangement. ``kprune``: sublayer after sublayer, tuned at once (Park et al. 2024).
-``magnitude`` and ``random`` are baselines that read no data."""
+then rearrangement. ``spp``: the order in which units enter a solution path, in nested masks.
+``kprune``: sublayer after sublayer, tuned at once (Park et al. 2024). ``magnitude`` and ``random``
+are baselines that read no data."""

@@ -129,6 +129,11 @@ ARGS = {
         sizes=c_void_p, groups=c_void_p, outputs=c_int64, order=c_void_p, curve=c_void_p,
         info=c_void_p,
     ),
+    "path_step": _struct(
+        "PathStepArgs", dtype=c_int32, paths=c_int64, units=c_int64, step=c_double, mask=c_void_p,
+        dual=c_void_p, gate=c_void_p, crossing=c_void_p, gradient=c_void_p, threshold=c_void_p,
+        kappa=c_void_p, alpha=c_void_p, nu=c_void_p,
+    ),
 }  # fmt: skip
 
 
@@ -247,6 +252,16 @@ class Emulator:
             groups=_sizes(groups), outputs=weight.shape[1], order=order, curve=curve, info=info,
         )  # fmt: skip
         return order, curve, info
+
+    def path_step(self, state, gradient, threshold, rates, step):
+        """`state` is mask, dual, gate, crossing, updated in place; `rates` kappa, alpha, nu."""
+        mask, dual, gate, crossing = state
+        kappa, alpha, nu = rates
+        self._call(
+            "path_step", dtype=DTYPES[mask.dtype], paths=mask.shape[0], units=mask.shape[1],
+            step=step, mask=mask, dual=dual, gate=gate, crossing=crossing, gradient=gradient,
+            threshold=threshold, kappa=kappa, alpha=alpha, nu=nu,
+        )  # fmt: skip
 
 
 def _argument(value: object) -> object:

@@ -155,6 +155,32 @@ def _obs_greedy(case: Case, g: torch.Generator) -> dict[str, Any]:
     }
 
 
+def _path_step(case: Case, g: torch.Generator) -> dict[str, Any]:
+    """paths, units; a state from the middle of a path: some have entered, some enter now."""
+    paths, units = case.extents
+
+    def uniform(*shape: int) -> Tensor:
+        return torch.rand(*shape, generator=g, dtype=F64)
+
+    threshold = 1 + uniform(paths, units)
+    # A step raises a dual by up to 0.2, so that a fifth or so of those below now exceed theirs.
+    dual = threshold - 0.6 + uniform(paths, units)
+    kappa, alpha, nu = 10 + uniform(paths), 0.1 * uniform(paths), 0.5 + uniform(paths)
+    gate = kappa[:, None] * (dual - threshold).clamp(min=0)
+    entered = (dual > threshold) & (uniform(paths, units) > 0.1)  # others are caught up with
+    crossing = torch.where(entered, (999 * uniform(paths, units)).floor(), float("inf"))
+    mask = gate + 2 * uniform(paths, units) - 0.3
+    state = {"mask": mask, "dual": dual, "gate": gate}
+    inputs = {"gradient": torch.randn(paths, units, generator=g), "threshold": threshold}
+    rates = {"kappa": kappa, "alpha": alpha, "nu": nu}
+    return {
+        **{name: values.to(case.dtype) for name, values in (state | rates).items()},
+        **{k: _laid_out(v.to(case.dtype), case.traits) for k, v in inputs.items()},
+        "crossing": crossing,
+        "step": 1000.0,
+    }
+
+
 _MAKERS = {
     "mask_grad": _mask_grad,
     "fisher_outer": _fisher_outer,
@@ -163,6 +189,7 @@ _MAKERS = {
     "tuning_system": _tuning_system,
     "block_lstsq": _block_lstsq,
     "obs_greedy": _obs_greedy,
+    "path_step": _path_step,
 }
 
 
@@ -242,4 +269,11 @@ CASES = [
         ((), ("tied",), ("gaps",), ("transposed",)),
     ),
     *_cases("obs_greedy", [(9, 2, 256), (7, 3, 300), (20, 449, 1)], (F32, F64)),
+    # One off the chunks (1024) and the blocks (256) that units are cut into.
+    *_cases(
+        "path_step",
+        [(0, 5), (3, 0), (1, 1), (2, 7), (1, 255), (3, 257), (2, 1023), (2, 1024), (5, 2049)],
+        (F32, F64),
+        ((), ("gaps",), ("transposed",)),
+    ),
 ]
