@@ -32,8 +32,8 @@ struct Chunk {
   int64_t count;
 };
 
-// What a step makes of the duals of a chunk. Kept, because the compiler may fuse a product and a sum
-// in one loop and not in another, and then two loops would disagree about who enters.
+// What a step makes of the duals of a chunk. Kept, because the compiler may fuse a product and a
+// sum in one loop and not in another, and then two loops would disagree about who enters.
 template <class T>
 struct Moved {
   T rise[kChunk];
@@ -55,8 +55,7 @@ FASTPRUNE_CLONES bool move_masks(const Chunk<T>& chunk, const Rates<T>& rates, M
     mask[j] -= rate * (gradient[j] + pull);
     rise[j] = alpha * pull;
     after[j] = dual[j] + rise[j];
-    entering |=
-        static_cast<int>(after[j] > threshold[j]) & static_cast<int>(crossing[j] == kNever);
+    entering |= static_cast<int>(after[j] > threshold[j]) & static_cast<int>(crossing[j] == kNever);
   }
   return entering != 0;
 }
@@ -94,9 +93,12 @@ void run(const PathStepArgs& args, int64_t begin, int64_t end) {
     const int64_t path = piece / chunks, first = piece % chunks * kChunk;
     const int64_t at = path * args.units + first;
     const Rates<T> rates{of(args.kappa)[path], of(args.alpha)[path], of(args.nu)[path]};
-    const Chunk<T> chunk{static_cast<T*>(args.mask) + at, static_cast<T*>(args.dual) + at,
-                         static_cast<T*>(args.gate) + at, args.crossing + at,
-                         of(args.gradient) + at,          of(args.threshold) + at,
+    const Chunk<T> chunk{static_cast<T*>(args.mask) + at,
+                         static_cast<T*>(args.dual) + at,
+                         static_cast<T*>(args.gate) + at,
+                         args.crossing + at,
+                         of(args.gradient) + at,
+                         of(args.threshold) + at,
                          std::min(kChunk, args.units - first)};
     if (move_masks(chunk, rates, moved)) record(chunk, args.step, moved);
     move_gates(chunk, rates.kappa, moved);

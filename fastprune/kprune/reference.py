@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fastprune.calibration.divergence import Divergence, Prediction
 from fastprune.calibration.objective import Batch
 from fastprune.calibration.recorder import Recorder
 from fastprune.data import Samples
@@ -22,9 +23,11 @@ from fastprune.device import (
     trace_bytes,
 )
 from fastprune.distributed import ALONE, Group
-from fastprune.kprune.divergence import Divergence, Prediction
 from fastprune.kprune.scores import Scores, score_sites
 from fastprune.structure import Site, find_sites
+
+TEMPERATURE = 2.0
+"""Of the softened predictions that are compared."""
 
 
 class Reference:
@@ -62,7 +65,7 @@ class Reference:
         """
         self._model, self._samples, self._dtype = model, samples, dtype
         self._group = group
-        self._divergence = Divergence(samples.task, seed)
+        self._divergence = Divergence(samples.task, seed, temperature=TEMPERATURE)
         self._groups = samples.groups(batch_size, tokens=batch_tokens(model, dtype))
         self._kept: list[Prediction | None] = []
         self._room = trace_bytes(device_of(model))

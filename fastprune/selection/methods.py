@@ -8,12 +8,19 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from fastprune.device import device_of
 from fastprune.selection.chooser import Chooser, Evidence
 from fastprune.selection.nested import Nested
 from fastprune.selection.obs import removal_paths
 from fastprune.selection.paths import Paths
 from fastprune.selection.ranked import Ranked, magnitudes, random_scores, ranked_paths
-from fastprune.spp import entry_order
+from fastprune.spp import (
+    FISHER_STEPS,
+    PASS_STEPS,
+    FisherLoss,
+    divergence_gradient,
+    entry_order,
+)
 from fastprune.structure import Site
 
 
@@ -70,25 +77,56 @@ def _fisher(given: Evidence) -> Chooser:
 
 def _spp(given: Evidence) -> Chooser:
     assert given.statistics is not None
-    rows = given.statistics.gradient_rows()
-    return Nested(entry_order(rows, given.sites, progress=given.progress))
+    loss = FisherLoss(given.statistics.gradient_rows())
+    return _entering(given, loss.gradient, loss.curvature, FISHER_STEPS)
+
+
+def _spp_passes(given: Evidence) -> Chooser:
+    assert given.statistics is not None
+    curvature = FisherLoss(given.statistics.gradient_rows()).curvature
+    passes = divergence_gradient(
+        given.model,
+        given.sites,
+        given.samples,
+        seed=given.seed,
+        batch_size=given.batch_size,
+        dtype=given.dtype,
+    )
+    with passes as gradient:
+        return _entering(given, gradient, curvature, PASS_STEPS)
+
+
+def _entering(
+    given: Evidence, gradient: Callable[[Tensor], Tensor], curvature: float, steps: int
+) -> Chooser:
+    device = device_of(given.model)
+    order = entry_order(
+        gradient, curvature, given.sites, device, steps=steps, progress=given.progress
+    )
+    return Nested(order)
+
+
+def _path(learn: Callable[[Evidence], Chooser]) -> Method:
+    return Method(
+        learn,
+        mask_gradients=True,
+        blind=lambda sites: Nested(torch.arange(len(_nothing(sites)))),
+    )
 
 
 METHODS = {
     "obs": _obs(plain=False),
     "obs-plain": _obs(plain=True),
     "fisher": Method(_fisher, mask_fisher=True, rearranges=True),
-    "spp": Method(
-        _spp,
-        mask_gradients=True,
-        blind=lambda sites: Nested(torch.arange(len(_nothing(sites)))),
-    ),
+    "spp": _path(_spp),
+    "spp-passes": _path(_spp_passes),
     "kprune": Method(learn=None),
     "magnitude": Method(lambda given: Ranked(magnitudes(given.model, given.sites))),
     "random": Method(lambda given: Ranked(random_scores(given.sites, given.seed))),
 }
 """``obs``: structured Optimal Brain Surgeon with errors weighed by the loss; ``obs-plain``: with
 plain squares. ``fisher``: the diagonal Fisher information of the masks (Kwon et al. 2022, eq. 6),
-then rearrangement. ``spp``: the order in which units enter a solution path, in nested masks.
-``kprune``: sublayer after sublayer, tuned at once (Park et al. 2024). ``magnitude`` and ``random``
-are baselines that read no data."""
+then rearrangement. ``spp``: the order in which units enter a solution path, in nested masks, where
+the loss is the Fisher information; ``spp-passes``: where it is the masked model's own. ``kprune``:
+sublayer after sublayer, tuned at once (Park et al. 2024). ``magnitude`` and ``random`` are
+baselines that read no data."""

@@ -10,10 +10,10 @@ from tiny_models import DECODERS, FAMILIES, random_masks, tiny
 from tiny_samples import samples_for, text_samples
 
 from fastprune import compact, find_sites
+from fastprune.calibration.divergence import Divergence
 from fastprune.data.samples import model_inputs
 from fastprune.errors import NumericalError
 from fastprune.kprune import Reference
-from fastprune.kprune.divergence import Divergence
 from fastprune.structure import get_projection
 from fastprune.structure.probe import SiteProbe
 
@@ -69,7 +69,7 @@ def test_predictive_knowledge_is_the_mean_square_over_mini_batches(family):
     reference = Reference(model, samples, batch_size=2)
     found = reference.score(student, sites).predictive
     model.double(), student.double()
-    divergence = Divergence(samples.task, 0)
+    divergence = Divergence(samples.task, 0, temperature=2.0)
 
     def loss(outputs, batch, _):
         with torch.no_grad():
@@ -92,7 +92,7 @@ def test_an_unchanged_model_is_scored_by_curvature(family):
     # What the method as published would look at is rounding.
     assert reference.score(model, sites).predictive.max() < 1e-6 * found.max()
     model.double()
-    divergence = Divergence(samples.task, 4)
+    divergence = Divergence(samples.task, 4, temperature=2.0)
     rows = gradients(
         model,
         sites,

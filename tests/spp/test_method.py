@@ -17,7 +17,7 @@ from fastprune.errors import DataError, FastpruneError
 from fastprune.pipeline import prune_to_budgets
 from fastprune.selection.packed import unit_counts
 from fastprune.settings import Settings
-from fastprune.spp import entry_order
+from fastprune.spp import FisherLoss, entry_order
 
 QUICK = {"method": "spp", "samples": 16, "latency": False}
 
@@ -100,8 +100,8 @@ def test_rows_are_the_gradients_whose_blocks_fisher_sums(bert, samples):
 
 def test_cheap_units_enter_before_dear_ones_that_are_needed_as_much(bert):
     sites = find_sites(bert)
-    rows = torch.eye(sum(site.units for site in sites))
-    order = entry_order(rows, sites)
+    loss = FisherLoss(torch.eye(sum(site.units for site in sites)))
+    order = entry_order(loss.gradient, loss.curvature, sites, torch.device("cpu"), steps=50)
     prices = torch.cat([torch.full((s.units,), s.weights_per_unit) for s in sites])[order]
     assert (prices.diff() >= 0).all()
 

@@ -15,8 +15,6 @@ from torch import Tensor
 
 from fastprune.calibration.objective import Batch, make_objective, mean_pooled
 
-TEMPERATURE = 2.0
-
 Prediction = tuple[Tensor, ...]
 """What of a model's output is compared: logits, both logits of a span, or vectors."""
 
@@ -29,18 +27,24 @@ class Divergence:
     Embeddings: the squared distance of the mean-pooled outputs.
     """
 
-    def __init__(self, task: str, seed: int) -> None:
+    def __init__(self, task: str, seed: int, *, temperature: float) -> None:
         """Choose for a task.
 
         Args:
             task: a task name of :class:`fastprune.data.Samples`.
             seed: of the draws of :meth:`at_itself`.
+            temperature: softens distributions.
 
         Raises:
             DataError: a task that nothing is known for.
         """
-        self._task = task
+        self._task, self._temperature = task, temperature
         self._objective = make_objective(task, labelled=False, seed=seed)
+
+    @property
+    def of_distributions(self) -> bool:
+        """Whether it compares distributions, and not vectors."""
+        return self._task not in ("regression", "embedding")
 
     def prediction(self, outputs: Any, batch: Batch) -> Prediction:
         """Take from a model's outputs what is compared."""
@@ -51,20 +55,24 @@ class Divergence:
         return (outputs.logits,)
 
     def between(self, ours: Prediction, theirs: Prediction, batch: Batch) -> Tensor:
-        """How far ``ours`` are from ``theirs``, which count as the truth: float32 [samples]."""
-        if self._task in ("regression", "embedding"):
-            squares = (ours[0].float() - theirs[0].float()).square()
+        """How far ``ours`` are from ``theirs``, which count as the truth: [samples].
+
+        Computed in the type of the predictions, float32 at least.
+        """
+        ours, theirs = (tuple(map(_at_least_float32, pair)) for pair in (ours, theirs))
+        if not self.of_distributions:
+            squares = (ours[0] - theirs[0]).square()
             return squares.mean(-1) if self._task == "regression" else squares.sum(-1)
         if self._task == "causal-lm":
             valid = batch["attention_mask"][:, 1:].bool()
-            return (_kl(ours[0][:, :-1], theirs[0][:, :-1]) * valid).sum(-1)
+            return (self._kl(ours[0][:, :-1], theirs[0][:, :-1]) * valid).sum(-1)
         if self._task == "question-answering":
             padding = batch["attention_mask"] == 0
             ours, theirs = (
-                tuple(x.float().masked_fill(padding, torch.finfo(torch.float32).min) for x in pair)
+                tuple(x.masked_fill(padding, torch.finfo(torch.float32).min) for x in pair)
                 for pair in (ours, theirs)
             )
-        parts = [_kl(a, b) for a, b in zip(ours, theirs, strict=True)]
+        parts = [self._kl(a, b) for a, b in zip(ours, theirs, strict=True)]
         return torch.stack(parts).mean(0)
 
     def at_itself(self, outputs: Any, batch: Batch, ids: Tensor) -> Tensor:
@@ -87,16 +95,19 @@ class Divergence:
             return self._objective(outputs, batch, ids) * math.sqrt(2)
         if self._task == "question-answering":
             softened = SimpleNamespace(
-                start_logits=outputs.start_logits / TEMPERATURE,
-                end_logits=outputs.end_logits / TEMPERATURE,
+                start_logits=outputs.start_logits / self._temperature,
+                end_logits=outputs.end_logits / self._temperature,
             )
             # Half of each of two independent draws has half the moment of their mean divergence.
-            return self._objective(softened, batch, ids) * (TEMPERATURE * math.sqrt(2))
-        softened = SimpleNamespace(logits=outputs.logits / TEMPERATURE)
-        return self._objective(softened, batch, ids) * TEMPERATURE
+            return self._objective(softened, batch, ids) * (self._temperature * math.sqrt(2))
+        softened = SimpleNamespace(logits=outputs.logits / self._temperature)
+        return self._objective(softened, batch, ids) * self._temperature
+
+    def _kl(self, ours: Tensor, theirs: Tensor) -> Tensor:
+        """Softened divergence of logits [..., classes] times the temperature squared: [...]."""
+        p, q = ((x / self._temperature).log_softmax(-1) for x in (theirs, ours))
+        return self._temperature**2 * (p.exp() * (p - q)).sum(-1)
 
 
-def _kl(ours: Tensor, theirs: Tensor) -> Tensor:
-    """Softened divergence of logits [..., classes] times the temperature squared: float32 [...]."""
-    p, q = ((x.float() / TEMPERATURE).log_softmax(-1) for x in (theirs, ours))
-    return TEMPERATURE**2 * (p.exp() * (p - q)).sum(-1)
+def _at_least_float32(x: Tensor) -> Tensor:
+    return x.to(torch.promote_types(x.dtype, torch.float32))

@@ -8,8 +8,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from fastprune.calibration.divergence import Divergence
 from fastprune.errors import DataError
-from fastprune.kprune.divergence import Divergence
 
 TASKS = ("classification", "image", "regression", "question-answering", "causal-lm", "embedding")
 
@@ -32,7 +32,7 @@ def some(task, *, seed=0):
 
 
 def between(task, ours, theirs, batch):
-    divergence = Divergence(task, 0)
+    divergence = Divergence(task, 0, temperature=2.0)
     return divergence.between(
         *(divergence.prediction(outputs_of(task, x), batch) for x in (ours, theirs)), batch
     )
@@ -76,7 +76,9 @@ def test_the_loss_of_an_unchanged_model_has_the_curvature_of_the_divergence(task
     ).reshape(9, 9)
     many = one.expand(draws, -1, -1).clone().requires_grad_()
     batches = {"attention_mask": torch.ones(draws, 3, dtype=torch.int64)}
-    loss = Divergence(task, 0).at_itself(outputs_of(task, many), batches, torch.arange(draws))
+    loss = Divergence(task, 0, temperature=2.0).at_itself(
+        outputs_of(task, many), batches, torch.arange(draws)
+    )
     (gradients,) = torch.autograd.grad(loss.sum(), many)
     products = torch.einsum("ni,nj->nij", *[gradients.reshape(draws, 9)] * 2)
     # Five standard errors, and rounding to float32.
@@ -91,7 +93,9 @@ def test_two_classes_need_no_draw():
         lambda values: between("classification", values, logits.detach(), {}).sum(), logits
     ).reshape(2, 2)
     outputs = outputs_of("classification", logits)
-    loss = Divergence("classification", 0).at_itself(outputs, {}, torch.tensor([0]))
+    loss = Divergence("classification", 0, temperature=2.0).at_itself(
+        outputs, {}, torch.tensor([0])
+    )
     (gradient,) = torch.autograd.grad(loss.sum(), logits)
     # Some ten float32 operations on numbers of order one.
     assert (gradient.reshape(2, 1) @ gradient.reshape(1, 2) - hessian).abs().max() < 20 * 2**-23
@@ -99,4 +103,4 @@ def test_two_classes_need_no_draw():
 
 def test_a_task_that_nothing_is_known_for_is_refused():
     with pytest.raises(DataError, match="translation"):
-        Divergence("translation", 0)
+        Divergence("translation", 0, temperature=2.0)
