@@ -53,7 +53,8 @@ def test_masks_are_prefixes_of_the_order_and_the_next_unit_is_one_too_many(sites
 )
 def test_masks_of_several_budgets_are_nested_and_those_of_one_alone(sites, order, options):
     prices = price_sites(sites, "macs", 9)
-    budgets = budgets_of("macs")[: 3 if options.get("uniform") == ("ffn",) else None]
+    # Heads alone are 0.65 of this model, so filters alone do not get below 0.67.
+    budgets = budgets_of("macs")[: 2 if options.get("uniform") == ("ffn",) else None]
     masks = Nested(order).masks(prices, budgets, **options)
     for larger, smaller in itertools.pairwise(masks):
         assert (smaller <= larger).all()
