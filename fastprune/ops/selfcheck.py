@@ -35,9 +35,9 @@ def self_check(device: torch.device) -> dict[str, float]:
     masks = (random(2, sum(_SIZES)) > 0).float()
     moments = reference.gram(rows, None, None)
     weight, cross = random(7, sum(_SIZES)), random(sum(_SIZES), 7).double()
-    inputs = [random(2, 33) for _ in range(5)]
+    mask, dual, gate, slope, threshold = (random(2, 33) for _ in range(5))
     never = torch.full((2, 33), float("inf"), dtype=torch.float64, device=device)
-    rates = dict.fromkeys(("kappa", "alpha", "nu"), torch.full((2,), 0.5, device=device))
+    rate = torch.full((2,), 0.5, device=device)
     checks: dict[str, Callable[[], tuple[Tensor, Tensor]]] = {
         "mask_grad": lambda: (
             ops.mask_grad(x, grad, 4, valid=valid),
@@ -62,10 +62,19 @@ def self_check(device: torch.device) -> dict[str, float]:
             reference.obs_greedy(blocks, cross, [5, 11], [1, 3])[1],
         ),
         "path_step": lambda: (
-            ops.path_step(*map(Tensor.clone, [*inputs[:3], never]), *inputs[3:], **rates, step=0)[
-                0
-            ],
-            reference.path_step(*inputs[:3], never, *inputs[3:], **rates, step=0)[0],
+            ops.path_step(
+                mask.clone(),
+                dual.clone(),
+                gate.clone(),
+                never.clone(),
+                slope,
+                threshold,
+                kappa=rate,
+                alpha=rate,
+                nu=rate,
+                step=0,
+            )[0],
+            reference.path_step(mask, dual, gate, never, slope, threshold, rate, rate, rate, 0)[0],
         ),
     }
     errors = {}
