@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fastprune.device import device_of
 from fastprune.selection.chooser import Chooser, Evidence
 from fastprune.selection.nested import Nested
 from fastprune.selection.obs import removal_paths
@@ -77,13 +76,17 @@ def _fisher(given: Evidence) -> Chooser:
 
 def _spp(given: Evidence) -> Chooser:
     assert given.statistics is not None
-    loss = FisherLoss(given.statistics.gradient_rows())
-    return _entering(given, loss.gradient, loss.curvature, FISHER_STEPS)
+    fisher = FisherLoss(given.statistics.gradient_rows())
+    return Nested(
+        entry_order(
+            fisher.gradient, fisher, given.sites, steps=FISHER_STEPS, progress=given.progress
+        )
+    )
 
 
 def _spp_passes(given: Evidence) -> Chooser:
     assert given.statistics is not None
-    curvature = FisherLoss(given.statistics.gradient_rows()).curvature
+    fisher = FisherLoss(given.statistics.gradient_rows())
     passes = divergence_gradient(
         given.model,
         given.sites,
@@ -93,17 +96,9 @@ def _spp_passes(given: Evidence) -> Chooser:
         dtype=given.dtype,
     )
     with passes as gradient:
-        return _entering(given, gradient, curvature, PASS_STEPS)
-
-
-def _entering(
-    given: Evidence, gradient: Callable[[Tensor], Tensor], curvature: float, steps: int
-) -> Chooser:
-    device = device_of(given.model)
-    order = entry_order(
-        gradient, curvature, given.sites, device, steps=steps, progress=given.progress
-    )
-    return Nested(order)
+        return Nested(
+            entry_order(gradient, fisher, given.sites, steps=PASS_STEPS, progress=given.progress)
+        )
 
 
 def _path(learn: Callable[[Evidence], Chooser]) -> Method:

@@ -64,6 +64,7 @@ def follow_paths(
     *,
     kappa: float,
     steps: int,
+    start: Tensor | None = None,
     progress: bool = False,
 ) -> SolutionPaths:
     """Follow paths until every unit has entered, or for so many steps.
@@ -75,6 +76,7 @@ def follow_paths(
         nu: [paths], positive: how loosely masks are bound to gates.
         kappa: how fast masks follow; from 10 on they are nearly at rest when units enter.
         steps: to take at most.
+        start: masks to start from, like ``thresholds``; 1 by default.
         progress: show a progress bar.
 
     Raises:
@@ -85,7 +87,7 @@ def follow_paths(
     # No eigenvalue of the loss and the coupling together exceeds curvature + 2 / nu, and steps
     # are stable below 2 over that: half of it leaves room for an estimate that is too small.
     alpha = 1 / (kappa * (curvature + 2 / nu))
-    mask = torch.ones_like(thresholds)
+    mask = torch.ones_like(thresholds) if start is None else start.clone()
     dual, gate = torch.zeros_like(mask), torch.zeros_like(mask)
     crossing = torch.full_like(mask, float("inf"), dtype=torch.float64)
     taken = 0

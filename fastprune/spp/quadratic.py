@@ -47,6 +47,24 @@ class FisherLoss:
         removed = torch.addmm(self._totals, masks, self._rows.T, alpha=-1)
         return (removed @ self._rows).mul_(-1 / len(self._rows))
 
+    def at_rest(self, nu: Tensor) -> Tensor:
+        """Where masks come to rest while their gates stay closed: ``(F + 1 / nu)^-1 F 1``.
+
+        Args:
+            nu: [paths], as in :func:`fastprune.spp.follow_paths`.
+
+        Returns:
+            [paths, units], in the type of the gradients.
+        """
+        # By the identity of Woodbury a system of N unknowns, not of all units.
+        products = (self._rows @ self._rows.T).double()
+        shares = []
+        for value in nu.tolist():
+            ridge = torch.eye(len(products)).to(products) * (len(products) / value)
+            factor = torch.linalg.cholesky(products + ridge)
+            shares.append(torch.cholesky_solve(self._totals.double()[:, None], factor).squeeze(1))
+        return torch.stack(shares).to(self._rows) @ self._rows
+
     def __call__(self, masks: Tensor) -> Tensor:
         """The loss of every row of masks [paths, units]: [paths]."""
         return ((1 - masks) @ self._rows.T).square().mean(1) / 2

@@ -101,7 +101,7 @@ def test_rows_are_the_gradients_whose_blocks_fisher_sums(bert, samples):
 def test_cheap_units_enter_before_dear_ones_that_are_needed_as_much(bert):
     sites = find_sites(bert)
     loss = FisherLoss(torch.eye(sum(site.units for site in sites)))
-    order = entry_order(loss.gradient, loss.curvature, sites, torch.device("cpu"), steps=50)
+    order = entry_order(loss.gradient, loss, sites, steps=50)
     prices = torch.cat([torch.full((s.units,), s.weights_per_unit) for s in sites])[order]
     assert (prices.diff() >= 0).all()
 
@@ -126,3 +126,11 @@ def test_it_repeats_bitwise(bert, samples):
     first, second = (prune(bert, samples, 0.4, **QUICK) for _ in range(2))
     for a, b in zip(first.model.parameters(), second.model.parameters(), strict=True):
         assert torch.equal(a, b)
+
+
+def test_passes_of_the_masked_model_give_an_order_too(bert, samples):
+    result = prune(bert, samples, 0.5, **{**QUICK, "method": "spp-passes"}, tune="none")
+    assert 0.3 < result.report.macs.kept <= 0.5
+    again = prune(bert, samples, 0.5, **{**QUICK, "method": "spp-passes"}, tune="none")
+    for name, mask in result.masks.items():
+        assert torch.equal(mask, again.masks[name])

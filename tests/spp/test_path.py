@@ -196,6 +196,23 @@ def test_the_fisher_loss_is_the_quadratic_form(shape: tuple[int, int]) -> None:
     assert largest / 2 < loss.curvature <= largest * (1 + 1e-9)
 
 
+def test_masks_rest_where_loss_and_coupling_cancel() -> None:
+    rows = torch.randn(6, 20, generator=torch.Generator().manual_seed(7), dtype=F64)
+    loss, nu = FisherLoss(rows), torch.tensor([0.1, 3.0], dtype=F64)
+    rest = loss.at_rest(nu)
+    pull = rest / nu[:, None]
+    # A solution of condition nu * curvature + 1, about 20, in float64.
+    assert (loss.gradient(rest) + pull).abs().max() <= 1e-12 * pull.abs().max()
+    # From there masks do not move while gates are closed, and duals rise evenly.
+    thresholds = torch.full((2, 20), 1e6, dtype=F64)
+    paths = follow_paths(
+        loss.gradient, loss.curvature, thresholds, nu, kappa=10.0, steps=200, start=rest
+    )
+    torch.testing.assert_close(paths.mask, rest, rtol=0, atol=1e-10)
+    time = 200 / (10 * (loss.curvature + 2 / nu[:, None]))
+    torch.testing.assert_close(paths.dual * 1e6, pull * time, rtol=0, atol=1e-9)
+
+
 @pytest.mark.parametrize("value", [0.0, float("nan"), float("inf")])
 def test_gradients_that_no_path_starts_from_are_refused(value: float) -> None:
     with pytest.raises(NumericalError, match="check the calibration samples") as caught:
