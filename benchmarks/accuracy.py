@@ -5,7 +5,8 @@
     python benchmarks/accuracy.py embeddings    # sentence encoder of the demo, no labels
 
 Writes ``benchmarks/results/accuracy_<case>.json``. One calibration serves all budgets of a row.
-``--rows "a;b"`` makes some rows again and keeps the others.
+``--rows "a;b"`` makes some rows again and keeps the others; ``--budgets`` and ``--name`` make
+another table.
 """
 
 from __future__ import annotations
@@ -39,6 +40,10 @@ ROWS: dict[str, dict[str, Any]] = {
     "fisher": {"method": "fisher"},
     "fisher, scale": {"method": "fisher", "tune": "scale"},
     "fisher, none": {"method": "fisher", "tune": "none"},
+    "spp": {"method": "spp"},
+    "spp, none": {"method": "spp", "tune": "none"},
+    "random": {"method": "random"},
+    "random, none": {"method": "random", "tune": "none"},
 }
 """What is compared, by method and then tuning, where it is not the default ``weights``."""
 
@@ -71,17 +76,21 @@ def main() -> None:
     parser.add_argument("case", choices=CASES)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--rows", help="names of rows, separated by semicolons; default: all")
+    parser.add_argument("--budgets", type=float, nargs="+", default=BUDGETS, help="shares of MACs")
+    parser.add_argument("--name", help="of the file, after accuracy_; default: the case")
     arguments = parser.parse_args()
     common, rows = CASES[arguments.case]()
-    target = ROOT / "benchmarks" / "results" / f"accuracy_{arguments.case}.json"
+    name = arguments.name or arguments.case
+    target = ROOT / "benchmarks" / "results" / f"accuracy_{name}.json"
     results: dict[str, Any] = {}
     if arguments.rows:
-        results = json.loads(target.read_text())["results"]
+        if target.exists():
+            results = json.loads(target.read_text())["results"]
         results = {name: row for name, row in results.items() if name in rows}
         rows = {name: rows[name] for name in arguments.rows.split(";")}
     for name, options in rows.items():
         settings = Settings(
-            budgets=tuple(map(parse_budget, BUDGETS)),
+            budgets=tuple(map(parse_budget, arguments.budgets)),
             samples=SAMPLES,
             seed=arguments.seed,
             latency=False,
@@ -94,7 +103,7 @@ def main() -> None:
     target.parent.mkdir(exist_ok=True)
     record = {"case": arguments.case, "results": results}
     target.write_text(json.dumps(record, indent=2) + "\n")
-    print_table(results, BUDGETS)
+    print_table(results, arguments.budgets)
 
 
 def summary(report: dict[str, Any]) -> dict[str, Any]:

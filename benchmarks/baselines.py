@@ -38,6 +38,27 @@ def tuning_system(gram: Tensor, weight: Tensor, cross: Tensor, group: int) -> tu
     return a, (cross * w.T).sum(1).view(units, group).sum(1)
 
 
+def path_step(
+    state: tuple[Tensor, Tensor, Tensor, Tensor],
+    gradient: Tensor,
+    threshold: Tensor,
+    rates: Tensor,
+    step: float,
+) -> None:
+    """Elementwise and in place; masks, duals, gates and crossings are [paths, units]."""
+    mask, dual, gate, crossing = state
+    kappa, alpha, nu = rates  # each [paths, 1]
+    pull = (mask - gate).div_(nu)
+    mask.sub_((gradient + pull).mul_(kappa * alpha))
+    missing = threshold - dual
+    rise = pull.mul_(alpha)
+    dual.add_(rise)
+    torch.mul((dual - threshold).clamp_(min=0), kappa, out=gate)
+    enters = (gate > 0) & crossing.isinf()
+    fraction = (missing / rise).clamp_(0, 1)
+    crossing.copy_(torch.where(enters, step + fraction.double(), crossing))
+
+
 def damped(systems: Tensor, damping: float) -> Tensor:
     """``systems [..., n, n]`` with a ridge relative to their mean diagonals."""
     ridge = damping * systems.diagonal(dim1=-2, dim2=-1).mean(-1, keepdim=True)

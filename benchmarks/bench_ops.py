@@ -302,3 +302,36 @@ def test_trajectory_distance(compared: Compared, device: torch.device, shape: Sh
         flops=2 * variants * rows * (rows + 1) * width,
         bytes=features.nbytes + teacher.nbytes + 2 * distances.nbytes,
     )
+
+
+@pytest.mark.shapes(
+    cpu=[(1, 9288), (8, 9288), (8, 37008)],
+    cuda=[(1, 37008), (8, 37008)],
+    tiny=[(2, 40)],
+)
+def test_path_step(compared: Compared, device: torch.device, shape: Shape) -> None:
+    """paths, units: those of MiniLM and of BERT-base."""
+    paths, units = shape
+    gradient = _normal(device, paths, units)
+    threshold = torch.ones(paths, units, device=device)
+    rates = torch.tensor([[10.0], [1e-3], [1.0]], device=device).expand(3, paths)
+    kappa, alpha, nu = (rate.contiguous() for rate in rates)
+
+    def start() -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        gate, dual = torch.zeros(2, paths, units, device=device)
+        never = torch.full((paths, units), float("inf"), dtype=torch.float64, device=device)
+        return torch.ones_like(gate), dual, gate, never
+
+    ours, theirs = start(), start()
+    compared(
+        ours=lambda: ops.path_step(
+            *ours, gradient, threshold, kappa=kappa, alpha=alpha, nu=nu, step=0.0
+        ),
+        baselines={
+            "eager": lambda: baselines.path_step(theirs, gradient, threshold, rates[..., None], 0.0)
+        },
+        rounds=9,
+        flops=10 * paths * units,
+        # Masks, duals and gates both ways, crossings and two inputs one way: few units enter.
+        bytes=(8 * 4 + 8) * paths * units,
+    )

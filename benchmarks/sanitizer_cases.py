@@ -49,6 +49,7 @@ def cases() -> Iterator[Case]:
     # One either side of what a block turns, of a tile and of a part; more than one pass.
     compared = [(2, 31, 257), (3, 129, 40), (530, 1, 2)]
     yield from of("trajectory_distance", compared, _INPUTS, (), ("zeros", "gaps"))
+    yield from of("path_step", [(1, 1), (3, 257), (2, 5000)], (F32, F64), (), ("gaps",))
 
 
 def main() -> None:

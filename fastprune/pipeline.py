@@ -118,7 +118,8 @@ def prune(
         budget: ``"macs=0.5"``, ``"params=0.6"``, ``"latency=0.7"``, ``{"macs": 0.5}``,
             ``"macs=250M"``, ``"latency=12ms"``.
         method: how units are chosen: ``"obs"`` (the default), ``"obs-plain"``, ``"fisher"``,
-            ``"optin"``, ``"optin-parity"``, ``"kprune"``, ``"magnitude"`` or ``"random"``; see
+            ``"optin"``, ``"optin-parity"``, ``"spp"``, ``"spp-passes"``, ``"kprune"``,
+            ``"magnitude"`` or ``"random"``; see
             :data:`fastprune.selection.METHODS`.
         tune: how survivors are corrected: ``"weights"`` (the default) re-solves the kept output
             projections, ``"scale"`` rescales kept units, ``"bias"`` keeps the mean of what goes,

@@ -87,7 +87,7 @@ class Settings:
         number = isinstance(self.seq_len, (int, float)) and 0 < self.seq_len < float("inf")
         if self.seq_len is not None and not number:
             raise FastpruneError(f"seq_len must be a positive number of tokens, got {self.seq_len}")
-        if self.fisher is not None and not self.selection.mask_fisher and not self.parity:
+        if self.fisher is not None and not self.selection.of_masks and not self.parity:
             raise FastpruneError(
                 f"method {self.method_name} takes no fisher={self.fisher}; leave it out, or use "
                 "method fisher"
@@ -165,6 +165,7 @@ class Settings:
         method = self.selection
         return Needs(
             mask_fisher=method.mask_fisher,
+            mask_gradients=method.mask_gradients,
             output_fisher=method.moments or (self.tuner == "scale" and not self.parity),
             input_moments=method.moments or self.tuner == "bias",
         )
@@ -196,7 +197,7 @@ class Settings:
                     f"the statistics were collected with {name}={found}, but {name}={asked} is "
                     f"asked for; collect them again, or leave {name} out"
                 )
-        return replace(self, fisher=fisher if self.selection.mask_fisher else None, targets=targets)
+        return replace(self, fisher=fisher if self.selection.of_masks else None, targets=targets)
 
     def resolved(self) -> Settings:
         """These settings, with what the preset prescribes.

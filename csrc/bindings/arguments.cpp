@@ -337,6 +337,46 @@ Call<TrajectoryDistanceArgs> trajectory_distance_call(const Tensor& out, const T
   return call;
 }
 
+Call<PathStepArgs> path_step_call(const Tensor& mask, const Tensor& dual, const Tensor& gate,
+                                  const Tensor& crossing, const Tensor& gradient,
+                                  const Tensor& threshold, const Tensor& kappa, const Tensor& alpha,
+                                  const Tensor& nu, double step) {
+  require(mask.dim() == 2, "mask must be [paths, units]");
+  Call<PathStepArgs> call;
+  PathStepArgs& args = call.args;
+  args.dtype = dtype_of("mask", mask, {DType::f32, DType::f64});
+  args.paths = mask.size(0);
+  args.units = mask.size(1);
+  args.step = step;
+  const auto check = [&](const char* name, const Tensor& tensor, bool per_unit, ScalarType type) {
+    if (per_unit) require_shape(name, tensor, {args.paths, args.units});
+    if (!per_unit) require_shape(name, tensor, {args.paths});
+    require_type(name, tensor, type);
+    require_device(name, tensor, mask);
+  };
+  const auto state = [&](const char* name, const Tensor& tensor, ScalarType type) {
+    check(name, tensor, true, type);
+    require(tensor.is_contiguous(), name, " must be contiguous");
+    call.inputs.push_back(tensor);
+    return call.inputs.back().mutable_data_ptr();
+  };
+  const auto input = [&](const char* name, const Tensor& tensor, bool per_unit) {
+    check(name, tensor, per_unit, mask.scalar_type());
+    call.inputs.push_back(torch::stable::contiguous(tensor));
+    return call.inputs.back().const_data_ptr();
+  };
+  args.mask = state("mask", mask, mask.scalar_type());
+  args.dual = state("dual", dual, mask.scalar_type());
+  args.gate = state("gate", gate, mask.scalar_type());
+  args.crossing = static_cast<double*>(state("crossing", crossing, ScalarType::Double));
+  args.gradient = input("gradient", gradient, true);
+  args.threshold = input("threshold", threshold, true);
+  args.kappa = input("kappa", kappa, false);
+  args.alpha = input("alpha", alpha, false);
+  args.nu = input("nu", nu, false);
+  return call;
+}
+
 void throw_unless_ok(const char* op, Status status) {
   switch (status) {
     case Status::ok:

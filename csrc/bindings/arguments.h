@@ -13,6 +13,7 @@
 #include "../kernels/greedy_rearrange.h"
 #include "../kernels/mask_grad.h"
 #include "../kernels/obs_greedy.h"
+#include "../kernels/path_step.h"
 #include "../kernels/trajectory_distance.h"
 #include "../kernels/tuning_system.h"
 
@@ -46,6 +47,11 @@ Call<ObsGreedyArgs> obs_greedy_call(const Tensor& inverse, const Tensor& weight,
                                     Sizes groups);
 Call<TrajectoryDistanceArgs> trajectory_distance_call(const Tensor& out, const Tensor& features,
                                                       const Tensor& teacher);
+// The state is updated in place: there are no outputs.
+Call<PathStepArgs> path_step_call(const Tensor& mask, const Tensor& dual, const Tensor& gate,
+                                  const Tensor& crossing, const Tensor& gradient,
+                                  const Tensor& threshold, const Tensor& kappa, const Tensor& alpha,
+                                  const Tensor& nu, double step);
 
 // Throws what a kernel's status means.
 void throw_unless_ok(const char* op, Status status);

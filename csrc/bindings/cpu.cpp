@@ -90,6 +90,15 @@ void trajectory_distance(const Tensor& out, const Tensor& features, const Tensor
   throw_unless_ok("trajectory_distance", trajectory_distance_cpu(call.args, run_tasks));
 }
 
+void path_step(const Tensor& mask, const Tensor& dual, const Tensor& gate, const Tensor& crossing,
+               const Tensor& gradient, const Tensor& threshold, const Tensor& kappa,
+               const Tensor& alpha, const Tensor& nu, double step) {
+  const auto call =
+      path_step_call(mask, dual, gate, crossing, gradient, threshold, kappa, alpha, nu, step);
+  run_pieces("path_step", path_step_pieces(call.args),
+             [&](int64_t begin, int64_t end) { return path_step_cpu(call.args, begin, end); });
+}
+
 }  // namespace
 }  // namespace fastprune
 
@@ -102,4 +111,5 @@ STABLE_TORCH_LIBRARY_IMPL(fastprune, CPU, m) {
   m.impl("block_lstsq", TORCH_BOX(&fastprune::block_lstsq));
   m.impl("obs_greedy", TORCH_BOX(&fastprune::obs_greedy));
   m.impl("trajectory_distance", TORCH_BOX(&fastprune::trajectory_distance));
+  m.impl("path_step", TORCH_BOX(&fastprune::path_step));
 }

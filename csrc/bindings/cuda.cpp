@@ -111,6 +111,14 @@ void trajectory_distance(const Tensor& out, const Tensor& features, const Tensor
   });
 }
 
+void path_step(const Tensor& mask, const Tensor& dual, const Tensor& gate, const Tensor& crossing,
+               const Tensor& gradient, const Tensor& threshold, const Tensor& kappa,
+               const Tensor& alpha, const Tensor& nu, double step) {
+  const auto call =
+      path_step_call(mask, dual, gate, crossing, gradient, threshold, kappa, alpha, nu, step);
+  launch_on("path_step", mask, [&](Stream stream) { return path_step_cuda(call.args, stream); });
+}
+
 }  // namespace
 }  // namespace fastprune
 
@@ -123,4 +131,5 @@ STABLE_TORCH_LIBRARY_IMPL(fastprune, CUDA, m) {
   m.impl("block_lstsq", TORCH_BOX(&fastprune::block_lstsq));
   m.impl("obs_greedy", TORCH_BOX(&fastprune::obs_greedy));
   m.impl("trajectory_distance", TORCH_BOX(&fastprune::trajectory_distance));
+  m.impl("path_step", TORCH_BOX(&fastprune::path_step));
 }

@@ -44,6 +44,7 @@ def collect_statistics(
     fisher: FisherKind = "sample",
     targets: Targets = "model",
     mask_fisher: bool = True,
+    mask_gradients: bool = True,
     output_fisher: bool = True,
     input_moments: bool = True,
     batch_size: int | None = None,
@@ -69,6 +70,8 @@ def collect_statistics(
         targets: what losses are taken against: the ``"model"``'s own output distribution, which
             gives the true Fisher information without labels, or ``"labels"``.
         mask_fisher: whether to sum the Fisher blocks of the masks, for ``method="fisher"``.
+        mask_gradients: whether to keep the gradients of the masks, a row each sample, for
+            ``method="spp"``.
         output_fisher: whether to sum the second moments of the gradients at the sites' outputs,
             for ``method="obs"`` and ``tune="scale"``.
         input_moments: whether to sum the second moments of the sites' inputs, for
@@ -91,13 +94,14 @@ def collect_statistics(
     objective = _objective(samples, targets, seed)
     device = device_of(model)
     moments = Moments(sites, device, output_fisher=output_fisher, inputs=input_moments)
-    accumulator = _Accumulator(sites, device, masks=mask_fisher)
+    masks = mask_fisher or mask_gradients
+    accumulator = _Accumulator(sites, device, blocks=mask_fisher, rows=mask_gradients)
     bucketed = fisher == "sample"
     if batch_size is None and not bucketed:
         batch_size = MINI_BATCH
     batches = samples.groups(batch_size, tokens=batch_tokens(model, dtype), bucketed=bucketed)
     with (
-        watch_gradients(model, sites, moments, masks=mask_fisher) as gradients,
+        watch_gradients(model, sites, moments, masks=masks) as gradients,
         backward_attention(device, dtype),
         recorder or nullcontext(),
     ):
@@ -115,7 +119,7 @@ def collect_statistics(
                     recorder.keep(mask)
                 # The sum, not the mean: a sample's gradient must not depend on its batch.
                 loss.sum().backward()
-            rows = gradients.take() if mask_fisher else None
+            rows = gradients.take() if masks else None
             if rows is not None and not bucketed:
                 rows = rows.mean(dim=0, keepdim=True)
             accumulator.add(rows, loss, ids)
@@ -124,13 +128,14 @@ def collect_statistics(
         site_names=tuple(site.name for site in sites),
         sizes=tuple(accumulator.sizes),
         blocks=accumulator.blocks,
-        rows=accumulator.rows,
+        rows=accumulator.count,
         samples=len(samples),
         tokens=sum(samples.lengths),
         fisher=fisher,
         targets=targets,
         output_fisher=moments.output_fisher,
         input_moments=moments.inputs,
+        mask_gradients=accumulator.rows,
     ).summed(group)
     moments.check_finite()
     _check_gradients(statistics)
@@ -155,9 +160,9 @@ def _check_arguments(
 
 
 def _check_gradients(statistics: Statistics) -> None:
-    squares = [statistics.blocks, statistics.output_fisher]
-    found = [square for square in squares if square is not None]
-    if found and not any(square.any() for square in found):
+    of_gradients = [statistics.blocks, statistics.output_fisher, statistics.mask_gradients]
+    found = [values for values in of_gradients if values is not None]
+    if found and not any(values.any() for values in found):
         raise NumericalError(
             "the loss depends on no layer (all gradients are zero): check the weights of the model "
             "and of its head, and that samples are long enough to predict anything from; or use "
@@ -166,16 +171,30 @@ def _check_gradients(statistics: Statistics) -> None:
 
 
 class _Accumulator:
-    """Sums of outer products of gradient rows, and a watch over their being finite."""
+    """Gradient rows, as they are or as sums of outer products, and a watch over their being finite.
 
-    def __init__(self, sites: Sequence[Site], device: torch.device, *, masks: bool) -> None:
+    Attributes:
+        sizes: units per site.
+        blocks: the sums, flat, one site after the other; None where not asked for.
+        count: how many rows there were.
+    """
+
+    def __init__(
+        self, sites: Sequence[Site], device: torch.device, *, blocks: bool, rows: bool
+    ) -> None:
         self.sizes = [site.units for site in sites]
         size = sum(n * n for n in self.sizes)
-        self.blocks = torch.zeros(size, device=device) if masks else None
-        self.rows = 0
+        self.blocks = torch.zeros(size, device=device) if blocks else None
+        self.count = 0
+        self._kept: list[Tensor] | None = [] if rows else None
         self._pending: list[Tensor] = []
         self._finite: list[Tensor] = []
         self._ids: list[list[int]] = []
+
+    @property
+    def rows(self) -> Tensor | None:
+        """[count, units of all sites], where they were to be kept."""
+        return None if self._kept is None else torch.cat(self._kept)
 
     def add(self, rows: Tensor | None, loss: Tensor, ids: list[int]) -> None:
         """Add gradient rows [rows, units of all sites] of a batch with losses [samples]."""
@@ -188,8 +207,11 @@ class _Accumulator:
             self._check()
         if rows is None:
             return
-        self._pending.append(rows)
-        self.rows += len(rows)
+        self.count += len(rows)
+        if self._kept is not None:
+            self._kept.append(rows)
+        if self.blocks is not None:
+            self._pending.append(rows)
         if sum(map(len, self._pending)) >= _ROWS_PER_UPDATE:
             self._fold()
 

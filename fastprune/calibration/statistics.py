@@ -26,6 +26,7 @@ class Needs(TypedDict):
     """What a method of selection or tuning needs of :class:`Statistics`."""
 
     mask_fisher: bool
+    mask_gradients: bool
     output_fisher: bool
     input_moments: bool
 
@@ -50,6 +51,8 @@ class Statistics:
             outputs of the sites' projections, summed over tokens; None where not collected.
         input_moments: second moments of the inputs of the sites' projections; None where not
             collected.
+        mask_gradients: float32 [rows, sum(sizes)], the gradients of the masks themselves, in no
+            particular order; None where not collected.
     """
 
     site_names: tuple[str, ...]
@@ -62,6 +65,7 @@ class Statistics:
     targets: Targets = "labels"
     output_fisher: torch.Tensor | None = None
     input_moments: InputMoments | None = None
+    mask_gradients: torch.Tensor | None = None
 
     @property
     def mean_length(self) -> float:
@@ -77,6 +81,16 @@ class Statistics:
         if self.blocks is None:
             raise _not_collected(["mask_fisher"])
         return self.blocks
+
+    def gradient_rows(self) -> torch.Tensor:
+        """``mask_gradients``, where they were collected.
+
+        Raises:
+            DataError: they were not.
+        """
+        if self.mask_gradients is None:
+            raise _not_collected(["mask_gradients"])
+        return self.mask_gradients
 
     def kronecker_factors(self) -> tuple[InputMoments, torch.Tensor]:
         """``input_moments`` and ``output_fisher``, where both were collected.
@@ -103,6 +117,7 @@ class Statistics:
         sites: Sequence[Site],
         *,
         mask_fisher: bool = False,
+        mask_gradients: bool = False,
         output_fisher: bool = False,
         input_moments: bool = False,
     ) -> None:
@@ -111,6 +126,7 @@ class Statistics:
         Args:
             sites: where they are to be used.
             mask_fisher: whether ``blocks`` are needed.
+            mask_gradients: whether ``mask_gradients`` are needed.
             output_fisher: whether ``output_fisher`` is needed.
             input_moments: whether ``input_moments`` are needed.
 
@@ -130,6 +146,7 @@ class Statistics:
             )
         needed = {
             "mask_fisher": mask_fisher and self.blocks is None,
+            "mask_gradients": mask_gradients and self.mask_gradients is None,
             "output_fisher": output_fisher and self.output_fisher is None,
             "input_moments": input_moments and self.input_moments is None,
         }
@@ -171,11 +188,17 @@ class Statistics:
             input_moments=None
             if self.input_moments is None or other.input_moments is None
             else self.input_moments + other.input_moments,
+            mask_gradients=None
+            if self.mask_gradients is None or other.mask_gradients is None
+            else torch.cat(
+                [self.mask_gradients, other.mask_gradients.to(self.mask_gradients.device)]
+            ),
         )
 
     def to(self, device: torch.device) -> Statistics:
         """The same sums on another device."""
-        moved = {name: getattr(self, name) for name in ("blocks", "output_fisher", "input_moments")}
+        names = ("blocks", "output_fisher", "input_moments", "mask_gradients")
+        moved = {name: getattr(self, name) for name in names}
         present = {name: sums.to(device) for name, sums in moved.items() if sums is not None}
         return replace(self, **present)
 
@@ -187,7 +210,10 @@ class Statistics:
             sums += [getattr(self.input_moments, name) for name in _INPUT_MOMENTS]
         group.sum_(counts, *(tensor for tensor in sums if tensor is not None))
         rows, samples, tokens = counts.tolist()
-        return replace(self, rows=rows, samples=samples, tokens=tokens)
+        gradients = self.mask_gradients
+        if gradients is not None:
+            gradients = _joined(gradients, group)
+        return replace(self, rows=rows, samples=samples, tokens=tokens, mask_gradients=gradients)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the statistics to one safetensors file; the file appears whole or not at all.
@@ -206,7 +232,11 @@ class Statistics:
         }
         inputs = self.input_moments
         fields["columns"] = () if inputs is None else inputs.columns
-        tensors = {"blocks": self.blocks, "output_fisher": self.output_fisher}
+        tensors = {
+            "blocks": self.blocks,
+            "output_fisher": self.output_fisher,
+            "mask_gradients": self.mask_gradients,
+        }
         if inputs is not None:
             tensors |= {name: getattr(inputs, name) for name in _INPUT_MOMENTS}
         write_sums(path, {k: v for k, v in tensors.items() if v is not None}, fields)
@@ -227,6 +257,7 @@ class Statistics:
             expected: dict[str, tuple[tuple[int, ...], torch.dtype]] = {
                 "blocks": ((sum(n * n for n in sizes),), torch.float32),
                 "output_fisher": ((len(sizes), outputs, outputs), torch.float32),
+                "mask_gradients": ((fields["rows"], sum(sizes)), torch.float32),
                 "grams": ((sum(n * n for n in columns),), torch.float32),
                 "sums": ((sum(columns),), torch.float64),
                 "weights": ((len(columns),), torch.float64),
@@ -241,6 +272,7 @@ class Statistics:
                 sizes,
                 tensors.get("blocks"),
                 output_fisher=tensors.get("output_fisher"),
+                mask_gradients=tensors.get("mask_gradients"),
                 input_moments=InputMoments(columns, *(tensors[name] for name in _INPUT_MOMENTS))
                 if columns
                 else None,
@@ -262,3 +294,15 @@ def _sum(ours: torch.Tensor | None, theirs: torch.Tensor | None) -> torch.Tensor
     if ours is None or theirs is None:
         return None
     return ours + theirs.to(ours.device)
+
+
+def _joined(rows: torch.Tensor, group: Group) -> torch.Tensor:
+    """The rows of all processes, one process after the other."""
+    if group.size == 1:
+        return rows
+    counts = group.gather(len(rows))
+    start = sum(counts[: group.rank])
+    joined = rows.new_zeros(sum(counts), rows.shape[1])
+    joined[start : start + len(rows)] = rows
+    group.sum_(joined)
+    return joined

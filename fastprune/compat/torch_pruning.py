@@ -69,7 +69,12 @@ class FisherImportance(tp.importance.Importance):
         if statistics is None:
             assert samples is not None
             statistics = collect_statistics(
-                model, samples, targets=targets, output_fisher=False, input_moments=False
+                model,
+                samples,
+                targets=targets,
+                mask_gradients=False,
+                output_fisher=False,
+                input_moments=False,
             )
         statistics.check_fit(self._sites, mask_fisher=True)
         self._columns: dict[nn.Module, tuple[Site, Tensor]] = {}

@@ -39,6 +39,7 @@ __all__ = [
     "mask_grad",
     "native_status",
     "obs_greedy",
+    "path_step",
     "trajectory_distance",
     "tuning_system",
 ]
@@ -346,6 +347,72 @@ def trajectory_distance(features: Tensor, teacher: Tensor, *, out: Tensor | None
     _require_accumulator(out, [len(features)], [torch.float64], features)
     _ops.trajectory_distance(out, features, teacher)
     return out
+
+
+def path_step(
+    mask: Tensor,
+    dual: Tensor,
+    gate: Tensor,
+    crossing: Tensor,
+    gradient: Tensor,
+    threshold: Tensor,
+    *,
+    kappa: Tensor,
+    alpha: Tensor,
+    nu: Tensor,
+    step: float,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """One step of several solution paths: split linearised Bregman iteration on masks.
+
+    With ``pull = (mask - gate) / nu``, the masks move by ``-kappa * alpha * (gradient + pull)``,
+    their duals by ``alpha * pull``, and the gates become ``kappa * max(dual - threshold, 0)``. A
+    unit enters its path where its dual first exceeds its threshold, between two steps as a straight
+    line has it (Fu et al. 2020, DessiLBI, with masks in place of weights).
+
+    Args:
+        mask: ``[paths, units]`` float32 or float64 contiguous; starts at 1. Updated in place, like
+            the next three.
+        dual: like ``mask``; starts at 0.
+        gate: like ``mask``; starts at 0, and is 0 for units that have not entered.
+        crossing: ``[paths, units]`` float64 contiguous: when each unit entered, in steps. Starts
+            at infinity, and whatever is finite stays.
+        gradient: of the loss with respect to the masks, shape and dtype of ``mask``.
+        threshold: what a dual must exceed, shape and dtype of ``mask``, not negative.
+        kappa: ``[paths]``, dtype of ``mask``: how fast masks and gates move, by the duals' pace.
+        alpha: likewise, the length of a step.
+        nu: likewise, how loosely masks are bound to their gates, positive.
+        step: the number of steps before this one.
+
+    Returns:
+        ``(mask, dual, gate, crossing)``, which were updated.
+
+    Raises:
+        ArgumentError: shapes, dtypes or devices that do not fit together.
+    """
+    require_dtype("mask", mask, STATISTICS)
+    require(mask.dim() == 2, f"mask must be [paths, units], not {list(mask.shape)}")
+    for name, state in (("dual", dual), ("gate", gate), ("crossing", crossing)):
+        require_shape(name, state, mask.shape)
+        require_dtype(name, state, [torch.float64 if name == "crossing" else mask.dtype])
+        require_device(name, state, mask)
+    for name, state in (("mask", mask), ("dual", dual), ("gate", gate), ("crossing", crossing)):
+        require(state.is_contiguous(), f"{name} must be contiguous: it is updated in place")
+    for name, values in (("gradient", gradient), ("threshold", threshold)):
+        require_shape(name, values, mask.shape)
+    for name, values in (("kappa", kappa), ("alpha", alpha), ("nu", nu)):
+        require_shape(name, values, mask.shape[:1])
+    inputs = {
+        "gradient": gradient,
+        "threshold": threshold,
+        "kappa": kappa,
+        "alpha": alpha,
+        "nu": nu,
+    }
+    for name, values in inputs.items():
+        require_dtype(name, values, [mask.dtype])
+        require_device(name, values, mask)
+    _ops.path_step(mask, dual, gate, crossing, *inputs.values(), float(step))
+    return mask, dual, gate, crossing
 
 
 def _require_accumulator(

@@ -52,6 +52,21 @@ def trajectory_distance(out: Tensor, features: Tensor, teacher: Tensor) -> None:
     return None
 
 
+def path_step(
+    mask: Tensor,
+    dual: Tensor,
+    gate: Tensor,
+    crossing: Tensor,
+    gradient: Tensor,
+    threshold: Tensor,
+    kappa: Tensor,
+    alpha: Tensor,
+    nu: Tensor,
+    step: float,
+) -> None:
+    return None
+
+
 FAKES: dict[str, Callable[..., Any]] = {
     "mask_grad": mask_grad,
     "fisher_outer": fisher_outer,
@@ -61,4 +76,5 @@ FAKES: dict[str, Callable[..., Any]] = {
     "block_lstsq": block_lstsq,
     "obs_greedy": obs_greedy,
     "trajectory_distance": trajectory_distance,
+    "path_step": path_step,
 }

@@ -104,6 +104,15 @@ def _trajectory_distance(out: Tensor, features: Tensor, teacher: Tensor) -> None
     out += reference.trajectory_distance(features, teacher)
 
 
+def _path_step(
+    mask: Tensor, dual: Tensor, gate: Tensor, crossing: Tensor, *inputs: Tensor | float
+) -> None:
+    state = (mask, dual, gate, crossing)
+    moved = reference.path_step(*state, *inputs)  # type: ignore[arg-type]
+    for old, new in zip(state, moved, strict=True):
+        old.copy_(new)
+
+
 _REFERENCES: dict[str, Callable[..., Any]] = {
     "mask_grad": _mask_grad,
     "fisher_outer": _fisher_outer,
@@ -113,6 +122,7 @@ _REFERENCES: dict[str, Callable[..., Any]] = {
     "block_lstsq": _block_lstsq,
     "obs_greedy": _obs_greedy,
     "trajectory_distance": _trajectory_distance,
+    "path_step": _path_step,
 }
 
 

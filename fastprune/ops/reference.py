@@ -171,3 +171,31 @@ def trajectory_distance(features: Tensor, teacher: Tensor) -> Tensor:
 def _unit_rows(rows: Tensor) -> Tensor:
     length = torch.linalg.vector_norm(rows.double(), dim=-1, keepdim=True)
     return rows.double() / length.where(length != 0, 1.0)
+
+
+def path_step(
+    mask: Tensor,
+    dual: Tensor,
+    gate: Tensor,
+    crossing: Tensor,
+    gradient: Tensor,
+    threshold: Tensor,
+    kappa: Tensor,
+    alpha: Tensor,
+    nu: Tensor,
+    step: float,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The state after one step of every path; see csrc/kernels/path_step.h."""
+    k, a, n = (rate.double()[:, None] for rate in (kappa, alpha, nu))
+    z, threshold = dual.double(), threshold.double()
+    pull = (mask.double() - gate.double()) / n
+    after = z + a * pull
+    excess, missing = after - threshold, (threshold - z).clamp(min=0)
+    fraction = torch.where(missing > 0, missing / (a * pull), 0.0).clamp(max=1)
+    enters = (excess > 0) & crossing.isinf()
+    return (
+        mask.double() - k * a * (gradient.double() + pull),
+        after,
+        torch.where(excess > 0, k * excess, 0.0),
+        torch.where(enters, step + fraction, crossing),
+    )

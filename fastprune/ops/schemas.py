@@ -22,6 +22,11 @@ SCHEMAS = {
         "-> (Tensor order, Tensor curve, Tensor info)"
     ),
     "trajectory_distance": "(Tensor(a!) out, Tensor features, Tensor teacher) -> ()",
+    "path_step": (
+        "(Tensor(a!) mask, Tensor(b!) dual, Tensor(c!) gate, Tensor(d!) crossing, "
+        "Tensor gradient, Tensor threshold, Tensor kappa, Tensor alpha, Tensor nu, float step) "
+        "-> ()"
+    ),
 }
 
 # Keeps the definitions alive: a Library that is collected takes its operations with it.

@@ -35,6 +35,9 @@ def self_check(device: torch.device) -> dict[str, float]:
     masks = (random(2, sum(_SIZES)) > 0).float()
     moments = reference.gram(rows, None, None)
     weight, cross = random(7, sum(_SIZES)), random(sum(_SIZES), 7).double()
+    mask, dual, gate, slope, threshold = (random(2, 33) for _ in range(5))
+    never = torch.full((2, 33), float("inf"), dtype=torch.float64, device=device)
+    rate = torch.full((2,), 0.5, device=device)
     checks: dict[str, Callable[[], tuple[Tensor, Tensor]]] = {
         "mask_grad": lambda: (
             ops.mask_grad(x, grad, 4, valid=valid),
@@ -61,6 +64,21 @@ def self_check(device: torch.device) -> dict[str, float]:
         "trajectory_distance": lambda: (
             ops.trajectory_distance(x, grad[0]),
             reference.trajectory_distance(x, grad[0]),
+        ),
+        "path_step": lambda: (
+            ops.path_step(
+                mask.clone(),
+                dual.clone(),
+                gate.clone(),
+                never.clone(),
+                slope,
+                threshold,
+                kappa=rate,
+                alpha=rate,
+                nu=rate,
+                step=0,
+            )[0],
+            reference.path_step(mask, dual, gate, never, slope, threshold, rate, rate, rate, 0)[0],
         ),
     }
     errors = {}

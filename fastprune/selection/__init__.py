@@ -2,6 +2,7 @@
 
 from fastprune.selection.chooser import Chooser, Evidence
 from fastprune.selection.methods import METHODS, Method
+from fastprune.selection.nested import Nested
 from fastprune.selection.paths import Paths, RemovalPath
 from fastprune.selection.ranked import Ranked
 from fastprune.selection.rearrange import rearrange_masks
@@ -12,6 +13,7 @@ __all__ = [
     "Chooser",
     "Evidence",
     "Method",
+    "Nested",
     "Paths",
     "Ranked",
     "RemovalPath",

@@ -11,9 +11,17 @@ from torch import Tensor
 from fastprune.errors import FastpruneError
 from fastprune.optin import Losses, mixed, mixed_as_released, score_units
 from fastprune.selection.chooser import Chooser, Evidence
+from fastprune.selection.nested import Nested
 from fastprune.selection.obs import removal_paths
 from fastprune.selection.paths import Paths
 from fastprune.selection.ranked import Ranked, magnitudes, random_scores, ranked_paths
+from fastprune.spp import (
+    FISHER_STEPS,
+    PASS_STEPS,
+    FisherLoss,
+    divergence_gradient,
+    entry_order,
+)
 from fastprune.structure import Site
 
 
@@ -29,6 +37,7 @@ class Method:
         learn: find out what units are worth. None where that cannot be known beforehand, because
             units are chosen while the model is tuned: then :mod:`fastprune.kprune` does both.
         mask_fisher: whether it needs the Fisher blocks of the masks.
+        mask_gradients: whether it needs the gradients of the masks, sample by sample.
         moments: whether it needs the second moments at the output projections.
         rearranges: whether masks are rearranged afterwards.
         blind: chooses among sites before anything is known of them, to find out what can be met.
@@ -36,6 +45,7 @@ class Method:
 
     learn: Callable[[Evidence], Chooser] | None
     mask_fisher: bool = False
+    mask_gradients: bool = False
     moments: bool = False
     rearranges: bool = False
     blind: Callable[[Sequence[Site]], Chooser] = lambda sites: Ranked(_nothing(sites))
@@ -44,6 +54,11 @@ class Method:
     def while_tuning(self) -> bool:
         """Whether selection and tuning are one."""
         return self.learn is None
+
+    @property
+    def of_masks(self) -> bool:
+        """Whether it looks at gradients of masks, so that it matters whose they are."""
+        return self.mask_fisher or self.mask_gradients
 
 
 def _obs(plain: bool) -> Method:
@@ -82,12 +97,49 @@ def _optin(mix: Callable[[Losses, Sequence[Site]], Tensor], *, images: bool) -> 
     return Method(learn)
 
 
+def _spp(given: Evidence) -> Chooser:
+    assert given.statistics is not None
+    fisher = FisherLoss(given.statistics.gradient_rows())
+    return Nested(
+        entry_order(
+            fisher.gradient, fisher, given.sites, steps=FISHER_STEPS, progress=given.progress
+        )
+    )
+
+
+def _spp_passes(given: Evidence) -> Chooser:
+    assert given.statistics is not None
+    fisher = FisherLoss(given.statistics.gradient_rows())
+    passes = divergence_gradient(
+        given.model,
+        given.sites,
+        given.samples,
+        seed=given.seed,
+        batch_size=given.batch_size,
+        dtype=given.dtype,
+    )
+    with passes as gradient:
+        return Nested(
+            entry_order(gradient, fisher, given.sites, steps=PASS_STEPS, progress=given.progress)
+        )
+
+
+def _path(learn: Callable[[Evidence], Chooser]) -> Method:
+    return Method(
+        learn,
+        mask_gradients=True,
+        blind=lambda sites: Nested(torch.arange(len(_nothing(sites)))),
+    )
+
+
 METHODS = {
     "obs": _obs(plain=False),
     "obs-plain": _obs(plain=True),
     "fisher": Method(_fisher, mask_fisher=True, rearranges=True),
     "optin": _optin(mixed, images=True),
     "optin-parity": _optin(mixed_as_released, images=False),
+    "spp": _path(_spp),
+    "spp-passes": _path(_spp_passes),
     "kprune": Method(learn=None),
     "magnitude": Method(lambda given: Ranked(magnitudes(given.model, given.sites))),
     "random": Method(lambda given: Ranked(random_scores(given.sites, given.seed))),
@@ -96,5 +148,7 @@ METHODS = {
 plain squares. ``fisher``: the diagonal Fisher information of the masks (Kwon et al. 2022, eq. 6),
 then rearrangement. ``optin``: what changes in later layers and in the prediction where a unit is
 taken away (Khaki & Plataniotis 2024); ``optin-parity``: with the factors of the released code.
-``kprune``: sublayer after sublayer, tuned at once (Park et al. 2024). ``magnitude`` and ``random``
-are baselines that read no data."""
+``spp``: the order in which units enter a solution path, in nested masks, where the loss is the
+Fisher information; ``spp-passes``: where it is the masked model's own. ``kprune``: sublayer after
+sublayer, tuned at once (Park et al. 2024). ``magnitude`` and ``random`` are baselines that read no
+data."""

@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fastprune.budget import Budget, Prices
-from fastprune.errors import BudgetError
 from fastprune.ops.host import allocate
 from fastprune.selection.search import check_reachable
-from fastprune.structure import Site, SiteKind
+from fastprune.selection.widths import WidthGroup, width_groups
+from fastprune.structure import SiteKind
 
 
 @dataclass(frozen=True)
@@ -58,27 +58,19 @@ class Paths:
         uniform: Sequence[SiteKind] | None = None,
     ) -> Tensor:
         """See :meth:`Chooser.masks`."""
-        groups = _groups(prices.sites, align, uniform)
-        errors = [_sum([self._paths[i].errors for i in g.members], g.counts) for g in groups]
-        costs = [_sum([prices.curves[i] for i in g.members], g.counts) for g in groups]
+        groups = width_groups(prices.sites, align, uniform)
+        errors = [group.total([path.errors for path in self._paths]) for group in groups]
+        costs = [group.total(prices.curves) for group in groups]
         check_reachable(prices, budgets, prices.fixed + _smallest(costs))
         limits = np.array([budget.limit(prices.dense) for budget in budgets]) - prices.fixed
         chosen, _ = allocate(errors, costs, limits)
         return torch.stack([self._mask(groups, row) for row in chosen])
 
-    def _mask(self, groups: Sequence[_Group], choice: NDArray[np.int64]) -> Tensor:
+    def _mask(self, groups: Sequence[WidthGroup], choice: NDArray[np.int64]) -> Tensor:
         kept = np.zeros(len(self._paths), dtype=np.int64)
         for group, option in zip(groups, choice, strict=True):
             kept[group.members] = group.counts[option]
         return torch.cat([path.mask(int(k)) for path, k in zip(self._paths, kept, strict=True)])
-
-
-def _sum(curves: Sequence[NDArray[np.float64]], counts: NDArray[np.int64]) -> NDArray[np.float64]:
-    """What keeping ``counts[k]`` units of every site costs in total: float64 like ``counts``."""
-    total = np.zeros(len(counts))
-    for curve in curves:
-        total += curve[counts]
-    return total
 
 
 def _smallest(costs: Sequence[NDArray[np.float64]]) -> float:
@@ -86,34 +78,3 @@ def _smallest(costs: Sequence[NDArray[np.float64]]) -> float:
     least = sum(float(cost.min()) for cost in costs)
     steps = [float(cost[cost > 0].min()) for cost in costs if (cost > 0).any()]
     return least or min(steps)
-
-
-@dataclass(frozen=True)
-class _Group:
-    """Sites that keep the same number of units, and the numbers to choose from."""
-
-    members: list[int]
-    counts: NDArray[np.int64]
-
-
-def _groups(sites: Sequence[Site], align: int, uniform: Sequence[SiteKind] | None) -> list[_Group]:
-    if uniform is None:
-        return [_Group([i], _counts(site, align)) for i, site in enumerate(sites)]
-    groups = []
-    for kind in dict.fromkeys(site.kind for site in sites):
-        members = [i for i, site in enumerate(sites) if site.kind == kind]
-        widths = {sites[i].units for i in members}
-        if len(widths) != 1:
-            raise BudgetError("uniform pruning needs a model whose layers all have the same widths")
-        (width,) = widths
-        # A stock config can describe neither an empty sublayer nor a last, odd step.
-        step = min(align, width) if kind == "ffn" else 1
-        counts = np.arange(step, width + 1, step) if kind in uniform else np.array([width])
-        groups.append(_Group(members, counts))
-    return groups
-
-
-def _counts(site: Site, align: int) -> NDArray[np.int64]:
-    """Numbers of units a site may keep: multiples of ``align`` in an FFN, and all."""
-    step = align if site.kind == "ffn" else 1
-    return np.union1d(np.arange(0, site.units + 1, step), [site.units])

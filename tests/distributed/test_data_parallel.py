@@ -26,6 +26,7 @@ CASES = {
     "fisher": ("bert", {"method": "fisher"}),
     "fisher of mini-batches": ("bert", {"method": "fisher", "fisher": "batch", "batch_size": 7}),
     "fisher, means, stages": ("bert", {"method": "fisher", "tune": "bias", "stages": 2}),
+    "spp": ("bert", {"method": "spp"}),
     "nothing from the data": ("bert", {"method": "magnitude", "tune": "none"}),
     "a staged teacher": ("bert", {"method": "magnitude", "teacher": "staged"}),
     "kwon2022": ("bert", {"preset": "kwon2022", "samples": COUNT}),
@@ -250,6 +251,14 @@ def test_sums_are_those_of_one_process(launched):
         # float32 sums of `tokens` products, of activations and gradients that other batch shapes
         # round otherwise: c * tokens * eps of the largest, c = 8 for a model of three layers.
         assert (a - b).abs().max() <= 8 * theirs.tokens * 2**-23 * b.abs().max(), name
+    for statistic in (ours, theirs):
+        rows = statistic.gradient_rows()
+        assert len(rows) == COUNT
+        products = rows.double().T @ rows.double()
+        units = statistic.sizes[0]
+        error = products[:units, :units] - statistic.block(0)
+        # The block sums the same rows, as float32 products.
+        assert error.abs().max() <= 2 * (COUNT + 2) * 2**-23 * products.diagonal().max()
 
 
 def test_least_squares_problems_add_up(launched):

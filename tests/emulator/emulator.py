@@ -134,6 +134,11 @@ ARGS = {
         variants=c_int64, rows=c_int64, width=c_int64, strides=_Pair, teacher_stride=c_int64,
         out=c_void_p,
     ),
+    "path_step": _struct(
+        "PathStepArgs", dtype=c_int32, paths=c_int64, units=c_int64, step=c_double, mask=c_void_p,
+        dual=c_void_p, gate=c_void_p, crossing=c_void_p, gradient=c_void_p, threshold=c_void_p,
+        kappa=c_void_p, alpha=c_void_p, nu=c_void_p,
+    ),
 }  # fmt: skip
 
 
@@ -262,6 +267,16 @@ class Emulator:
             teacher_stride=_stride(teacher, 0), out=out,
         )  # fmt: skip
         return out
+
+    def path_step(self, state, gradient, threshold, rates, step):
+        """`state` is mask, dual, gate, crossing, updated in place; `rates` kappa, alpha, nu."""
+        mask, dual, gate, crossing = state
+        kappa, alpha, nu = rates
+        self._call(
+            "path_step", dtype=DTYPES[mask.dtype], paths=mask.shape[0], units=mask.shape[1],
+            step=step, mask=mask, dual=dual, gate=gate, crossing=crossing, gradient=gradient,
+            threshold=threshold, kappa=kappa, alpha=alpha, nu=nu,
+        )  # fmt: skip
 
 
 def _argument(value: object) -> object:

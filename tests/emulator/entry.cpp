@@ -6,6 +6,7 @@
 #include "kernels/greedy_rearrange.h"
 #include "kernels/mask_grad.h"
 #include "kernels/obs_greedy.h"
+#include "kernels/path_step.h"
 #include "kernels/trajectory_distance.h"
 #include "kernels/tuning_system.h"
 
@@ -40,6 +41,7 @@ long emulator_skip_barrier(const char* file, unsigned line) {
   }                                                                       \
   long sizeof_##op() { return sizeof(Args); }
 
+FASTPRUNE_ENTRY(path_step, PathStepArgs)
 FASTPRUNE_ENTRY(tuning_system, TuningSystemArgs)
 FASTPRUNE_ENTRY_WITH_WORKSPACE(fisher_outer, FisherOuterArgs)
 FASTPRUNE_ENTRY_WITH_WORKSPACE(gram, GramArgs)

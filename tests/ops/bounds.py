@@ -90,6 +90,37 @@ def _and_transposed(matrix: Tensor) -> Tensor:
     return matrix + matrix.T
 
 
+def path_step(
+    mask: Tensor,
+    dual: Tensor,
+    gate: Tensor,
+    crossing: Tensor,
+    gradient: Tensor,
+    threshold: Tensor,
+    kappa: Tensor,
+    alpha: Tensor,
+    nu: Tensor,
+    step: float,
+) -> Any:
+    """The state after the step with its bounds, and which units enter within rounding only.
+
+    No result takes more than four roundings of half an eps each, of terms as large as those summed
+    here; 4 eps is twice that. A fraction of a step is a quotient of a difference that is rounded
+    once and a product of three roundings: again below 4 eps of itself, and it is at most 1.
+    """
+    inputs = (gradient, threshold, kappa, alpha, nu, step)
+    exact = reference.path_step(mask, dual, gate, crossing, *inputs)
+    k, a, n = (rate.double()[:, None] for rate in (kappa, alpha, nu))
+    eps = 4 * torch.finfo(mask.dtype).eps
+    pull = (mask.double().abs() + gate.double().abs()) / n
+    mask_bound = eps * (mask.double().abs() + k * a * (gradient.double().abs() + pull))
+    dual_bound = eps * (dual.double().abs() + a * pull)
+    gate_bound = k * (dual_bound + eps * (exact[1].abs() + threshold.double()))
+    crossing_bound = torch.full_like(crossing, eps) + 2 * EPS64 * step
+    unsure = (exact[1] - threshold.double()).abs() <= dual_bound
+    return exact, (mask_bound, dual_bound, gate_bound, crossing_bound), unsure
+
+
 def obs_sites(
     inverse: Tensor,
     weight: Tensor,

@@ -177,6 +177,32 @@ def _trajectory_distance(case: Case, g: torch.Generator) -> dict[str, Any]:
     }
 
 
+def _path_step(case: Case, g: torch.Generator) -> dict[str, Any]:
+    """paths, units; a state from the middle of a path: some have entered, some enter now."""
+    paths, units = case.extents
+
+    def uniform(*shape: int) -> Tensor:
+        return torch.rand(*shape, generator=g, dtype=F64)
+
+    threshold = 1 + uniform(paths, units)
+    # A step raises a dual by up to 0.2, so that a fifth or so of those below now exceed theirs.
+    dual = threshold - 0.6 + uniform(paths, units)
+    kappa, alpha, nu = 10 + uniform(paths), 0.1 * uniform(paths), 0.5 + uniform(paths)
+    gate = kappa[:, None] * (dual - threshold).clamp(min=0)
+    entered = (dual > threshold) & (uniform(paths, units) > 0.1)  # others are caught up with
+    crossing = torch.where(entered, (999 * uniform(paths, units)).floor(), float("inf"))
+    mask = gate + 2 * uniform(paths, units) - 0.3
+    state = {"mask": mask, "dual": dual, "gate": gate}
+    inputs = {"gradient": torch.randn(paths, units, generator=g), "threshold": threshold}
+    rates = {"kappa": kappa, "alpha": alpha, "nu": nu}
+    return {
+        **{name: values.to(case.dtype) for name, values in (state | rates).items()},
+        **{k: _laid_out(v.to(case.dtype), case.traits) for k, v in inputs.items()},
+        "crossing": crossing,
+        "step": 1000.0,
+    }
+
+
 _MAKERS = {
     "mask_grad": _mask_grad,
     "fisher_outer": _fisher_outer,
@@ -186,6 +212,7 @@ _MAKERS = {
     "block_lstsq": _block_lstsq,
     "obs_greedy": _obs_greedy,
     "trajectory_distance": _trajectory_distance,
+    "path_step": _path_step,
 }
 
 
@@ -289,4 +316,11 @@ CASES = [
     # So many variants that they are packed in several passes.
     *_cases("trajectory_distance", [(17, 257, 769)], (F32, BF16)),
     *_cases("trajectory_distance", [(1, 771, 40)]),
+    # One off the chunks (1024) and the blocks (256) that units are cut into.
+    *_cases(
+        "path_step",
+        [(0, 5), (3, 0), (1, 1), (2, 7), (1, 255), (3, 257), (2, 1023), (2, 1024), (5, 2049)],
+        (F32, F64),
+        ((), ("gaps",), ("transposed",)),
+    ),
 ]

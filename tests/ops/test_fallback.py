@@ -28,6 +28,12 @@ results = [
     ops.greedy_rearrange(blocks, [2, 4], torch.tensor([1.0, 0, 1, 0, 1, 0])),
     *system,
     *ops.block_lstsq(system[0].flatten(), system[1], [2], 0.1),
+    *ops.path_step(
+        *(torch.linspace(low, low + 2, 8).view(2, 4) for low in (0, -1, -0.5)),
+        torch.full((2, 4), float("inf"), dtype=torch.float64),
+        *torch.linspace(-1, 1, 16).view(2, 2, 4),
+        kappa=torch.tensor([10.0, 20]), alpha=torch.tensor([0.1, 0.2]), nu=torch.ones(2), step=3,
+    ),
     *ops.obs_greedy(torch.eye(4).flatten(), x[0, :4], [2], [2]),
     ops.trajectory_distance(x, x[0]),
     torch.tensor(heads),

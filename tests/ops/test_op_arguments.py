@@ -13,6 +13,16 @@ from fastprune import ops
 from fastprune.errors import FastpruneError
 
 X = torch.zeros(2, 3, 8)
+
+
+def _step(**other: Any) -> Any:
+    """A step of three paths of eight units, with something in another's place."""
+    state = {name: torch.zeros(3, 8) for name in ("mask", "dual", "gate", "gradient", "threshold")}
+    rates = {name: torch.ones(3) for name in ("kappa", "alpha", "nu")}
+    crossing = torch.zeros(3, 8, dtype=torch.float64)
+    return ops.path_step(**{**state, **rates, "crossing": crossing, "step": 0.0, **other})
+
+
 BAD: list[tuple[str, Callable[[], Any], str]] = [
     ("dtype", lambda: ops.mask_grad(X.double(), X.double(), 2), "x must be float32"),
     ("mixed dtypes", lambda: ops.mask_grad(X, X.half(), 2), "grad must be float32"),
@@ -90,6 +100,16 @@ BAD: list[tuple[str, Callable[[], Any], str]] = [
         lambda: ops.obs_greedy(torch.ones(4).double(), torch.ones(2, 3), [2], [1]),
         "weight must be float64",
     ),
+    ("flat masks", lambda: _step(mask=X[0, 0]), "mask must be [paths, units], not [8]"),
+    ("half masks", lambda: _step(mask=X[0].half()), "mask must be float32, float64"),
+    ("a short dual", lambda: _step(dual=X[0, :2]), "dual must have shape [3, 8]"),
+    ("mixed states", lambda: _step(gate=X[0].double()), "gate must be float32"),
+    ("short crossings", lambda: _step(crossing=X[0]), "crossing must be float64"),
+    ("strided state", lambda: _step(dual=torch.zeros(8, 3).T), "dual must be contiguous"),
+    ("gradient", lambda: _step(gradient=X[0, 0]), "gradient must have shape [3, 8]"),
+    ("mixed inputs", lambda: _step(threshold=X[0].double()), "threshold must be float32"),
+    ("one rate", lambda: _step(nu=torch.ones(1)), "nu must have shape [3]"),
+    ("a plain number", lambda: _step(kappa=10.0), "kappa must be a dense tensor, not float"),
     ("half inverse", lambda: ops.obs_greedy(X.half(), X, [1], [1]), "inverse must be float32"),
     ("flat features", lambda: ops.trajectory_distance(X[0], X[0]), "[variants, rows, width]"),
     (
@@ -149,3 +169,7 @@ def test_the_operation_itself_checks_too() -> None:
     for sizes, groups in ([1], [0]), ([1], [4097]), ([2, 1], [1]), ([-1, 2], [1, 1]):
         with pytest.raises((RuntimeError, ValueError)):
             native.obs_greedy(torch.ones(1), torch.ones(1, 1), sizes, groups)
+    state, rates = torch.zeros(2, 3), torch.ones(2)
+    for crossing, kappa in (state, rates), (state.double(), torch.ones(3)), (rates.double(), rates):
+        with pytest.raises((RuntimeError, ValueError)):
+            native.path_step(state, state, state, crossing, state, state, kappa, rates, rates, 0.0)

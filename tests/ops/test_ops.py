@@ -113,6 +113,26 @@ def test_obs_greedy_takes_the_cheapest_unit(case: Case, device: torch.device) ->
         torch.testing.assert_close(curve.double(), exact_curve, rtol=relative, atol=0)
 
 
+@_of("path_step")
+def test_path_step(case: Case, device: torch.device) -> None:
+    arguments = case.arguments(device)
+    exact, limits, unsure = bounds.path_step(**case.arguments(device))
+    state = ops.path_step(**arguments)
+    for name, moved in zip(("mask", "dual", "gate", "crossing"), state, strict=True):
+        assert moved is arguments[name]
+    for moved, expected, bound in zip(state[:3], exact[:3], limits[:3], strict=True):
+        assert moved.dtype == case.dtype
+        _assert_within(moved, expected, bound)
+    crossing, expected = state[3], exact[3]
+    if crossing.numel() > 1000:
+        before = case.arguments(device)["crossing"]
+        assert (before.isinf() & expected.isfinite()).sum() > 50  # the case has something to say
+        assert expected.isinf().sum() > 50
+    assert (unsure | (crossing.isinf() == expected.isinf())).all()
+    both = crossing.isfinite() & expected.isfinite()
+    _assert_within(crossing[both], expected[both], limits[3][both])
+
+
 _OPCHECK_CASES = [
     Case("mask_grad", (2, 5, 3, 4), traits=("valid",)),
     Case("mask_grad", (2, 5, 3, 4), torch.bfloat16, ("packed",)),
@@ -124,6 +144,7 @@ _OPCHECK_CASES = [
     Case("block_lstsq", (2, 3, 5), torch.float64),
     Case("obs_greedy", (2, 3, 5, 4, 1), torch.float64),
     Case("trajectory_distance", (2, 5, 3)),
+    Case("path_step", (2, 5), torch.float64),
 ]
 
 
@@ -139,5 +160,12 @@ def test_opcheck(case: Case, device: torch.device) -> None:
         "block_lstsq": lambda: (a["systems"], a["rhs"], a["sizes"], a["damping"]),
         "obs_greedy": lambda: (a["inverse"], a["weight"], a["sizes"], a["groups"]),
         "trajectory_distance": lambda: (ops.trajectory_distance(**a), a["features"], a["teacher"]),
+        "path_step": lambda: tuple(
+            a[name]
+            for name in (
+                *("mask", "dual", "gate", "crossing", "gradient", "threshold"),
+                *("kappa", "alpha", "nu", "step"),
+            )
+        ),
     }[case.op]()
     torch.library.opcheck(getattr(torch.ops.fastprune, case.op).default, positional)
