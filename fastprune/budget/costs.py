@@ -19,10 +19,9 @@ def macs_per_unit(site: Site, seq_len: float) -> float:
 
     Every matrix element is used once per token. Attention adds the scores and the weighted sum
     of values, ``seq_len**2`` products per column each. Biases, norms, embeddings and task heads
-    are not counted.
+    are not counted, nor are the zeros by which heads of uneven widths are padded.
     """
-    scores = 2 * seq_len**2 * site.group if site.kind == "attention" else 0.0
-    return seq_len * site.weights_per_unit + scores
+    return seq_len * site.weights_per_unit + seq_len**2 * site.pairs_per_unit
 
 
 def params_per_unit(site: Site) -> float:
