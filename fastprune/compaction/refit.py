@@ -76,6 +76,8 @@ def _refit_heads(
 ) -> None:
     """Put the right kind of projection into the place of one whose parameters are right."""
     old: Any = block.get_submodule(path)
+    if isinstance(old, Ragged) and (old.widths, old.width) == (widths, width):
+        return
     new: nn.Module
     if not any(widths):
         new = ZeroOutputs(len(widths) * width, old.weight.detach())
