@@ -59,6 +59,12 @@ class Prices:
         return all(np.array_equal(curve, _line(curve[1], len(curve))) for curve in self.curves)
 
     @property
+    def one_per_kind(self) -> bool:
+        """Whether every unit of a kind costs the same, in all sites."""
+        kinds = {(site.kind, curve[1]) for site, curve in zip(self.sites, self.curves, strict=True)}
+        return self.linear and len(kinds) == len({kind for kind, _ in kinds})
+
+    @property
     def per_unit(self) -> tuple[float, ...]:
         """Cost of one unit of each site.
 

@@ -87,6 +87,14 @@ def resize_(
         units: as :func:`layer_units` counts them.
         widths: of the heads that are left in every layer; None = they stay as wide as they are.
     """
+    # Loaders call this where tensors are born on the meta device; masks need values.
+    with torch.device("cpu"):
+        _resize_(model, units, widths)
+
+
+def _resize_(
+    model: nn.Module, units: Mapping[Any, list[int]], widths: Sequence[HeadWidths] | None
+) -> None:
     found = anatomy(model)
     masks = {
         site.name: torch.arange(site.units) < units[site.kind][site.layer]

@@ -18,6 +18,7 @@ from fastprune.structure.site import Site
 from fastprune.structure.sites import input_size, sites_of
 
 InnerKind = Literal["qk", "v", "ffn"]
+_HEADS: tuple[Literal["qk", "v"], ...] = ("qk", "v")
 
 
 def find_inner_sites(
@@ -58,8 +59,8 @@ def find_inner_sites(
     sites: list[Site | None] = []
     for whole in sites_of(model, found):
         if whole.kind == "attention":
-            inner = (kind for kind in ("qk", "v") if kind in kinds)
-            sites += [_dimensions(model, found, whole, kind, shared) for kind in inner]
+            wanted = [kind for kind in _HEADS if kind in kinds]
+            sites += [_dimensions(model, found, whole, kind, shared) for kind in wanted]
         elif "ffn" in kinds:
             sites.append(_filters(model, found, whole))
     return [site for site in sites if site is not None]
