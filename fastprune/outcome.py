@@ -14,7 +14,7 @@ from fastprune.device import device_of
 from fastprune.promise import promise_warnings
 from fastprune.report import Latency, Report, Score, Size, Stopwatch
 from fastprune.settings import Settings
-from fastprune.structure import find_sites, layer_units
+from fastprune.structure import HeadWidths, all_head_widths, find_sites, layer_units
 from fastprune.tuning import SiteTuning
 
 
@@ -62,7 +62,6 @@ def describe(
         processes: how many shared the work.
     """
     pruned = outcome.model
-    units = layer_units(pruned)
     return Report(
         budget=str(budget),
         method=settings.method_name,
@@ -76,7 +75,7 @@ def describe(
         macs=_size("macs", given, pruned, seq_len),
         params=_size("params", given, pruned, seq_len),
         params_total=Size(_parameters(given), _parameters(pruned)),
-        units={"heads": units["attention"], "filters": units["ffn"]},
+        units=_units(given, pruned),
         timing_s=outcome.watch.report(),
         sample_ids=samples.ids,
         latency_ms=latency,
@@ -94,6 +93,22 @@ def describe(
         processes=processes,
         dtype=str(settings.dtype).removeprefix("torch."),
     )
+
+
+def _units(given: nn.Module, pruned: nn.Module) -> dict[str, list[int]]:
+    """Units left per layer; dimensions inside heads only where heads have lost some."""
+    units = layer_units(pruned)
+    found = {"heads": units["attention"], "filters": units["ffn"]}
+    before, after = all_head_widths(given), all_head_widths(pruned)
+    if _alike(after) - _alike(before) or len(_alike(before)) > 1:
+        found["query-key dimensions"] = [sum(widths.qk) for widths in after]
+        found["value dimensions"] = [sum(widths.v) for widths in after]
+    return found
+
+
+def _alike(layers: Sequence[HeadWidths]) -> set[tuple[int, int]]:
+    """The different widths of heads."""
+    return {pair for widths in layers for pair in zip(widths.qk, widths.v, strict=True)}
 
 
 def _size(kind: BudgetKind, given: nn.Module, pruned: nn.Module, seq_len: float) -> Size:

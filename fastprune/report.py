@@ -127,7 +127,8 @@ class Report:
         params: parameters of the prunable part, biases of removed units included.
         params_total: parameters of the whole model, embeddings and heads included.
         targets: what calibration losses were taken against, ``"model"`` or ``"labels"``.
-        units: kept units per layer, by ``"heads"`` and ``"filters"``.
+        units: kept units per layer, by ``"heads"`` and ``"filters"``; where heads have lost
+            dimensions also by ``"query-key dimensions"`` and ``"value dimensions"``.
         timing_s: seconds per stage; stages before ``compact`` are shared by all budgets of a run
             (but for ``search``, where a method selects while it tunes). Budgets that are tuned
             side by side get equal parts of the time it takes, but each the whole of the dense

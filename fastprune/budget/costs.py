@@ -19,10 +19,9 @@ def macs_per_unit(site: Site, seq_len: float) -> float:
 
     Every matrix element is used once per token. Attention adds the scores and the weighted sum
     of values, ``seq_len**2`` products per column each. Biases, norms, embeddings and task heads
-    are not counted.
+    are not counted, nor are the zeros by which heads of uneven widths are padded.
     """
-    scores = 2 * seq_len**2 * site.group if site.kind == "attention" else 0.0
-    return seq_len * site.weights_per_unit + scores
+    return seq_len * site.weights_per_unit + seq_len**2 * site.pairs_per_unit
 
 
 def params_per_unit(site: Site) -> float:
@@ -58,6 +57,12 @@ class Prices:
     def linear(self) -> bool:
         """Whether every unit of a site costs the same."""
         return all(np.array_equal(curve, _line(curve[1], len(curve))) for curve in self.curves)
+
+    @property
+    def one_per_kind(self) -> bool:
+        """Whether every unit of a kind costs the same, in all sites."""
+        kinds = {(site.kind, curve[1]) for site, curve in zip(self.sites, self.curves, strict=True)}
+        return self.linear and len(kinds) == len({kind for kind, _ in kinds})
 
     @property
     def per_unit(self) -> tuple[float, ...]:

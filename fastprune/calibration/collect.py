@@ -90,7 +90,7 @@ def collect_statistics(
     """
     if sites is None:
         sites = find_sites(model)
-    _check_arguments(model, samples, sites, fisher)
+    _check_arguments(model, samples, sites, fisher, moments=output_fisher or input_moments)
     objective = _objective(samples, targets, seed)
     device = device_of(model)
     moments = Moments(sites, device, output_fisher=output_fisher, inputs=input_moments)
@@ -143,7 +143,12 @@ def collect_statistics(
 
 
 def _check_arguments(
-    model: nn.Module, samples: Samples, sites: Sequence[Site], fisher: FisherKind
+    model: nn.Module,
+    samples: Samples,
+    sites: Sequence[Site],
+    fisher: FisherKind,
+    *,
+    moments: bool,
 ) -> None:
     if not isinstance(samples, Samples):
         raise DataError(
@@ -153,6 +158,11 @@ def _check_arguments(
         raise DataError(f"unknown fisher {fisher!r}; use {' or '.join(get_args(FisherKind))}")
     if not sites:
         raise DataError("the model has no heads or filters left to collect statistics of")
+    if moments and any(site.gates for site in sites):
+        raise DataError(
+            "dimensions inside heads have gradients of masks, but no moments; collect with "
+            "output_fisher=False and input_moments=False"
+        )
     if not sum(samples.lengths) and samples.task != "image":
         raise DataError("the calibration samples hold no tokens; check the data")
     if any(parameter.dtype == torch.float64 for parameter in model.parameters()):

@@ -24,7 +24,8 @@ class MaskGradients:
     Inside :func:`watch_gradients`, each forward pass captures the inputs of the output
     projections, and the backward pass of a *summed* loss reduces them to one number per sample
     and unit (Kwon et al. 2022, section 4.1). No mask is ever built: with ``x`` the input,
-    ``dL/dm_u = sum over tokens and the unit's columns of x * dL/dx``.
+    ``dL/dm_u = sum over tokens and the unit's columns of x * dL/dx``. Of inner sites ``x`` is what
+    the gates put out, queries and keys both.
     """
 
     def __init__(self, sites: Sequence[Site], moments: Moments | None, *, masks: bool) -> None:
@@ -56,19 +57,23 @@ class MaskGradients:
 
     def watch(self, index: int, args: tuple[Any, ...]) -> tuple[Any, ...]:
         """Forward pre-hook of the output projection of site ``index``."""
-        x: Tensor = args[0]
+        return (self.watch_masked(index, args[0]), *args[1:])
+
+    def watch_masked(self, index: int, x: Tensor) -> Tensor:
+        """Watch what the mask of site ``index`` would multiply."""
         if not x.requires_grad:
             # With all weights frozen nothing asks for gradients yet: the graph starts here.
             x = x.detach().requires_grad_()
         if not self._masks:
-            return (x, *args[1:])
-        activations = x.detach()
+            return x
+        site, activations = self._sites[index], x.detach()
 
         def reduce(gradient: Tensor) -> None:
-            self._rows[index] = self._reduce(self._sites[index].group, activations, gradient)
+            rows, gates_before = self._reduce(site, activations, gradient), self._rows[index]
+            self._rows[index] = rows if gates_before is None else gates_before + rows
 
         x.register_hook(reduce)
-        return (x, *args[1:])
+        return x
 
     def watch_output(self, index: int, args: tuple[Any, ...], output: Tensor) -> None:
         """Forward hook of the output projection of site ``index``."""
@@ -83,10 +88,11 @@ class MaskGradients:
 
         output.register_hook(add)
 
-    def _reduce(self, group: int, x: Tensor, gradient: Tensor) -> Tensor:
+    def _reduce(self, site: Site, x: Tensor, gradient: Tensor) -> Tensor:
         x = self._by_sample(x)
         gradient = gradient.reshape(x.shape).to(x.dtype)
-        return ops.mask_grad(x, gradient, group, valid=self._valid_of(x))
+        rows = ops.mask_grad(x, gradient, site.group, valid=self._valid_of(x))
+        return rows.view(len(rows), site.heads, site.units).sum(1) if site.heads > 1 else rows
 
     def _by_sample(self, values: Tensor) -> Tensor:
         # Some models flatten tokens into rows before the FFN.
@@ -108,7 +114,7 @@ def watch_gradients(
     Args:
         model: whose forward and backward passes to watch.
         sites: of this model.
-        moments: each backward pass adds to them.
+        moments: each backward pass adds to them; not of inner sites, which have none.
         masks: whether each backward pass gives gradients of masks.
     """
     gradients = MaskGradients(sites, moments, masks=masks)
@@ -116,6 +122,16 @@ def watch_gradients(
     handles: list[Any] = []
     try:
         for index, site in enumerate(sites):
+            handles += [
+                # First of all hooks, before heads of uneven widths are padded.
+                model.get_submodule(gate).register_forward_hook(
+                    lambda _, args, output, index=index: gradients.watch_masked(index, output),
+                    prepend=True,
+                )
+                for gate in site.gates
+            ]
+            if site.gates:
+                continue
             projection = model.get_submodule(site.name)
             handles += [
                 projection.register_forward_pre_hook(

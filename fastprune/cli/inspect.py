@@ -16,24 +16,25 @@ from fastprune.compaction import ProofReport, prove
 from fastprune.errors import FastpruneError
 from fastprune.inputs import check_prunable, load_model
 from fastprune.progress import calm_libraries
-from fastprune.structure import find_sites
+from fastprune.structure import find_inner_sites, find_sites
 
 
 @click.command()
 @click.argument("model")
 @click.option("--seq-len", default=128.0, show_default=True, help="Tokens at which MACs count.")
+@click.option("--inner", is_flag=True, help="Look inside heads: query-key and value dimensions.")
 @output_options
-def inspect(model: str, seq_len: float, quiet: bool, as_json: bool) -> None:
+def inspect(model: str, seq_len: float, inner: bool, quiet: bool, as_json: bool) -> None:
     """Print the sites of MODEL, and prove on the model itself that they can be removed."""
     calm_libraries()
     if not 0 < seq_len < float("inf"):
         raise FastpruneError(f"seq-len must be a positive number of tokens, got {seq_len}")
     loaded = load_model(model, "cpu")
     check_prunable(loaded)
-    sites = find_sites(loaded)
+    sites = find_inner_sites(loaded) if inner else find_sites(loaded)
     macs = price_sites(sites, "macs", seq_len)
     params = price_sites(sites, "params", seq_len)
-    proof = prove(loaded)
+    proof = prove(loaded, sites=sites)
     if as_json:
         rows = [
             {**asdict(site), "macs_per_unit": mac, "params_per_unit": par, "proof": p.holds}

@@ -21,6 +21,7 @@ from fastprune.compaction.surgery import resize_
 from fastprune.compaction.uniform import layout, skeleton, uniform_config
 from fastprune.errors import CheckpointError, UnsupportedModelError
 from fastprune.structure.declaration import anatomy
+from fastprune.structure.heads import all_head_widths
 from fastprune.structure.sites import layer_units
 
 
@@ -125,11 +126,13 @@ def _describing_config(model: PreTrainedModel) -> PretrainedConfig:
     """The model's config, with widths exactly if the plain config would build other ones."""
     config = copy.deepcopy(model.config)
     describe_(config, None)
-    units = layer_units(model)
+    units, widths = layer_units(model), all_head_widths(model)
     rebuilt = skeleton(type(model), config)
-    if layer_units(rebuilt) != units:
-        describe_(config, units)
+    if (layer_units(rebuilt), all_head_widths(rebuilt)) != (units, widths):
         resize_(rebuilt, units)
+        inner = None if all_head_widths(rebuilt) == widths else widths
+        resize_(rebuilt, units, inner)
+        describe_(config, units, inner)
     if layout(rebuilt) != layout(model):
         raise CheckpointError(
             f"the layers of this {type(model).__name__} cannot be rebuilt from its config; "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,7 @@ from torch import nn
 
 from fastprune.compaction.surgery import compact
 from fastprune.errors import UnsupportedModelError
+from fastprune.structure.declaration import anatomy
 from fastprune.structure.inputs import dummy_inputs
 from fastprune.structure.masking import masked
 from fastprune.structure.site import Site
@@ -50,32 +51,45 @@ class ProofReport:
 
 
 def prove(
-    model: Any, inputs: Mapping[str, torch.Tensor] | None = None, *, seed: int = 0
+    model: Any,
+    inputs: Mapping[str, torch.Tensor] | None = None,
+    *,
+    sites: Sequence[Site] | None = None,
+    seed: int = 0,
 ) -> ProofReport:
     """Mask a random half of every site's units, remove the same units, compare all outputs.
 
     Args:
         model: any model with a declaration; it is not changed.
         inputs: keyword arguments for the base model; random ones built from the config if None.
+        sites: what is proven, such as the sites of :func:`find_inner_sites`; by default those of
+            :func:`find_sites`.
         seed: of the random units and inputs.
 
     Two copies run in eval mode, once each; every site's output projection is compared, so a
-    failure is pinned to its site. Sites of one unit are proven by removing the sublayer.
+    failure is pinned to its site. Sites of one unit are proven by removing the sublayer. What
+    query-key dimensions do shows in the output of attention.
 
     Raises:
         UnsupportedModelError: no declaration fits, or what it leaves does not run.
     """
-    sites = find_sites(model)
+    sites = find_sites(model) if sites is None else sites
     small_enough = sum(p.numel() for p in model.parameters()) <= _DOUBLE_LIMIT
     dtype = torch.float64 if small_enough else torch.float32
     inputs = dummy_inputs(model, seed=seed) if inputs is None else inputs
     inputs = {name: _cast(value, dtype) for name, value in inputs.items()}
     model = copy.deepcopy(model).eval().to(dtype)
     masks = _random_masks(sites, seed)
-    with masked(model, masks):
-        expected = _outputs(model, sites, inputs)
+    attention = anatomy(model).declaration.attention
+    # The names of sites of queries and keys are not those of projections.
+    seen = {
+        site: f"{site.block}.{attention.output}" if site.kind == "qk" else site.name
+        for site in sites
+    }
+    with masked(model, masks, sites):
+        expected = _outputs(model, seen.values(), inputs)
     try:
-        actual = _outputs(compact(model, masks), sites, inputs)
+        actual = _outputs(compact(model, masks, sites), seen.values(), inputs)
     except RuntimeError as failure:
         raise UnsupportedModelError(
             f"the declaration of {model.config.model_type!r} removes units that do not belong "
@@ -84,7 +98,7 @@ def prove(
     tolerance = _tolerance(dtype, sites)
     proofs = []
     for site in sites:
-        want, got = expected[site.name].double(), actual[site.name].double()
+        want, got = expected[seen[site]].double(), actual[seen[site]].double()
         scale = want.abs().max().clamp_min(torch.finfo(want.dtype).tiny)
         error = float((want - got).abs().max() / scale)
         kept = int(masks[site.name].sum())
@@ -92,7 +106,7 @@ def prove(
     return ProofReport(tuple(proofs), dtype, tolerance)
 
 
-def _random_masks(sites: list[Site], seed: int) -> dict[str, torch.Tensor]:
+def _random_masks(sites: Sequence[Site], seed: int) -> dict[str, torch.Tensor]:
     generator = torch.Generator().manual_seed(seed)
     masks = {}
     for site in sites:
@@ -103,18 +117,16 @@ def _random_masks(sites: list[Site], seed: int) -> dict[str, torch.Tensor]:
 
 @torch.no_grad()
 def _outputs(
-    model: Any, sites: list[Site], inputs: Mapping[str, torch.Tensor]
+    model: Any, projections: Iterable[str], inputs: Mapping[str, torch.Tensor]
 ) -> dict[str, torch.Tensor]:
     outputs: dict[str, torch.Tensor] = {}
     hooks = []
-    for site in sites:
+    for path in projections:
 
-        def record(
-            module: nn.Module, args: Any, output: torch.Tensor, name: str = site.name
-        ) -> None:
-            outputs[name] = output.detach().clone()
+        def record(module: nn.Module, args: Any, output: torch.Tensor, path: str = path) -> None:
+            outputs[path] = output.detach().clone()
 
-        hooks.append(model.get_submodule(site.name).register_forward_hook(record))
+        hooks.append(model.get_submodule(path).register_forward_hook(record))
     try:
         getattr(model, "base_model", model)(**inputs)
     finally:
@@ -123,7 +135,7 @@ def _outputs(
     return outputs
 
 
-def _tolerance(dtype: torch.dtype, sites: list[Site]) -> float:
+def _tolerance(dtype: torch.dtype, sites: Sequence[Site]) -> float:
     """Summing k products in another order changes a sum by at most k * eps, relative.
 
     A site sums over its own columns and, one projection earlier, over the residual width; the

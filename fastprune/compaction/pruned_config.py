@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from transformers import PretrainedConfig
@@ -10,6 +10,7 @@ from transformers.quantizers.auto import register_quantization_config
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from fastprune.errors import CheckpointError
+from fastprune.structure.heads import HeadWidths
 
 METHOD = "fastprune"
 _VERSION = 1
@@ -17,10 +18,20 @@ _VERSION = 1
 
 @register_quantization_config(METHOD)
 class PrunedConfig(QuantizationConfigMixin):
-    """Units left in every layer, by site kind, as found in ``config.json``."""
+    """What is left in every layer, as found in ``config.json``.
+
+    Attributes:
+        units: heads and filters per layer, by site kind.
+        head_widths: by ``"qk"`` and ``"v"``, the dimensions of every head of every layer; None
+            where heads are as wide as the config without us says.
+    """
 
     def __init__(
-        self, units: dict[str, list[int]], version: int = _VERSION, **unknown: Any
+        self,
+        units: dict[str, list[int]],
+        head_widths: dict[str, list[list[int]]] | None = None,
+        version: int = _VERSION,
+        **unknown: Any,
     ) -> None:
         if version != _VERSION or unknown:
             raise CheckpointError(
@@ -30,6 +41,7 @@ class PrunedConfig(QuantizationConfigMixin):
         self.quant_method: Any = METHOD
         self.version = version
         self.units = units
+        self.head_widths = head_widths
 
     @classmethod
     def from_dict(
@@ -44,14 +56,39 @@ class PrunedConfig(QuantizationConfigMixin):
         return (config, kwargs) if return_unused_kwargs else config
 
     def to_dict(self) -> dict[str, Any]:
-        return {"quant_method": METHOD, "version": self.version, "units": self.units}
+        fields = {"quant_method": METHOD, "version": self.version, "units": self.units}
+        return fields if self.head_widths is None else {**fields, "head_widths": self.head_widths}
 
 
-def describe_(config: Any, units: Mapping[Any, list[int]] | None) -> None:
-    """Write the widths of a pruned model into its Hugging Face config, or remove them (None)."""
+def describe_(
+    config: Any,
+    units: Mapping[Any, list[int]] | None,
+    widths: Sequence[HeadWidths] | None = None,
+) -> None:
+    """Write what is left of a pruned model into its Hugging Face config, or remove it (None).
+
+    Args:
+        config: of the model; those of others than Hugging Face are left alone.
+        units: per layer, by kind.
+        widths: of heads in every layer, where they are not what the dense model has.
+    """
     if not isinstance(config, PretrainedConfig):
         return
     if units is not None:
-        config.quantization_config = PrunedConfig(dict(units))
-    elif isinstance(getattr(config, "quantization_config", None), PrunedConfig):
+        told = None
+        if widths is not None:
+            told = {"qk": [list(w.qk) for w in widths], "v": [list(w.v) for w in widths]}
+        config.quantization_config = PrunedConfig(dict(units), told)
+    elif _description(config) is not None:
         del config.quantization_config
+
+
+def describes_heads(config: Any) -> bool:
+    """Whether a config says that heads have lost dimensions."""
+    description = _description(config)
+    return description is not None and description.head_widths is not None
+
+
+def _description(config: Any) -> PrunedConfig | None:
+    found = getattr(config, "quantization_config", None)
+    return found if isinstance(found, PrunedConfig) else None

@@ -7,6 +7,7 @@ travel in ``config.quantization_config`` under the method name ``fastprune``.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -17,6 +18,8 @@ from transformers.quantizers.base import HfQuantizer
 from fastprune.compaction.pruned_config import METHOD
 from fastprune.compaction.surgery import resize_
 from fastprune.errors import CheckpointError
+from fastprune.structure.heads import HeadWidths, all_head_widths
+from fastprune.structure.ragged import Ragged
 from fastprune.structure.sites import layer_units
 
 _ALIGNMENT = 64
@@ -30,7 +33,8 @@ class PrunedLoader(HfQuantizer):
     requires_calibration = False
 
     def _process_model_before_weight_loading(self, model: Any, **kwargs: Any) -> Any:
-        units: dict[str, Any] = self.quantization_config.to_dict()["units"]
+        description = self.quantization_config.to_dict()
+        units: dict[str, Any] = description["units"]
         for kind, dense in layer_units(model).items():
             saved = units.get(kind)
             if not _within(saved, dense):
@@ -38,11 +42,14 @@ class PrunedLoader(HfQuantizer):
                     f"config.json promises {kind} units {saved} but the architecture has {dense} "
                     "in its layers; restore config.json or save the model again"
                 )
-        resize_(model, units)
+        resize_(model, units, _head_widths(model, units, description.get("head_widths")))
         return model
 
     def _process_model_after_weight_loading(self, model: Any, **kwargs: Any) -> Any:
         """Leave an ordinary model: only the description in its config stays."""
+        for module in model.modules():
+            if isinstance(module, Ragged):
+                module.restore()
         align_(model)
         model.is_quantized = False
         for name in ("hf_quantizer", "quantization_method"):
@@ -75,10 +82,38 @@ def align_(model: nn.Module) -> None:
             tensor.data = tensor.data.clone()
 
 
-def _within(saved: Any, dense: list[int]) -> bool:
-    """Whether ``saved`` lists a possible number of units for every layer."""
+def _head_widths(model: Any, units: dict[str, Any], saved: Any) -> list[HeadWidths] | None:
+    """The dimensions of heads that a checkpoint promises, if they can be.
+
+    Raises:
+        CheckpointError: other layers or heads than there are, or wider ones.
+    """
+    if saved is None:
+        return None
+    try:
+        widths = [
+            HeadWidths(tuple(qk), tuple(v)) for qk, v in zip(saved["qk"], saved["v"], strict=True)
+        ]
+        fit = all(
+            _within(list(left.qk), dense.qk[:heads]) and _within(list(left.v), dense.v[:heads], 1)
+            for left, dense, heads in zip(
+                widths, all_head_widths(model), units["attention"], strict=True
+            )
+        )
+    except (KeyError, TypeError, ValueError):
+        fit = False
+    if not fit:
+        raise CheckpointError(
+            "config.json promises head widths that do not fit the heads of the architecture; "
+            "restore config.json or save the model again"
+        )
+    return widths
+
+
+def _within(saved: Any, most: Sequence[int], least: int = 0) -> bool:
+    """Whether ``saved`` lists a possible number for every entry of ``most``."""
     return (
         isinstance(saved, list)
-        and len(saved) == len(dense)
-        and all(isinstance(n, int) and 0 <= n <= m for n, m in zip(saved, dense, strict=True))
+        and len(saved) == len(most)
+        and all(isinstance(n, int) and least <= n <= m for n, m in zip(saved, most, strict=True))
     )

@@ -22,6 +22,7 @@ from fastprune.data import Samples
 from fastprune.errors import FastpruneError, UnsupportedModelError
 from fastprune.structure import Site, find_sites
 from fastprune.structure.declaration import anatomy
+from fastprune.structure.ragged import Ragged
 
 try:
     import torch_pruning as tp
@@ -148,6 +149,11 @@ def _check_linear(model: nn.Module, site: Site) -> None:
     if not isinstance(module, nn.Linear):
         raise UnsupportedModelError(
             f"{site.name} is a {type(module).__name__}, which Torch-Pruning does not prune; use "
+            "fastprune.prune for this model"
+        )
+    if any(isinstance(module, Ragged) for module in model.modules()):
+        raise UnsupportedModelError(
+            "heads of this model differ in width, which Torch-Pruning does not know of; use "
             "fastprune.prune for this model"
         )
     attention = anatomy(model).declaration.attention

@@ -10,6 +10,8 @@ from fastprune.structure.declaration import (
     declare,
     declared_types,
 )
+from fastprune.structure.heads import HeadWidths, all_head_widths
+from fastprune.structure.inner import find_inner_sites
 from fastprune.structure.masking import masked
 from fastprune.structure.projection import get_projection, set_projection
 from fastprune.structure.site import Site, SiteKind
@@ -18,11 +20,14 @@ from fastprune.structure.sites import find_sites, layer_units
 __all__ = [
     "Attention",
     "Declaration",
+    "HeadWidths",
     "Site",
     "SiteKind",
     "Sublayer",
+    "all_head_widths",
     "declare",
     "declared_types",
+    "find_inner_sites",
     "find_sites",
     "get_projection",
     "layer_units",

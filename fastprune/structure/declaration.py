@@ -38,6 +38,16 @@ class Attention(Sublayer):
     """Attributes holding the number of query heads."""
     total_widths: tuple[str, ...] = ()
     """Attributes holding query heads times head width (the hidden size in a dense model)."""
+    scaling: str = "scaling"
+    """Attribute holding what logits are multiplied by. A module without it goes by the head width,
+    which then stays as it is when heads lose dimensions."""
+    rotary: bool = False
+    """Whether positions rotate queries and keys, and so pairs of their dimensions together."""
+
+    @property
+    def fused(self) -> bool:
+        """Whether one projection makes queries, keys and values."""
+        return len(self.inputs) == 1
 
 
 @dataclass(frozen=True)
@@ -50,6 +60,8 @@ class Declaration:
     ffn: Sublayer
     filters_config: str = ""
     """Config attribute that sizes every FFN, for stock configs of uniformly pruned models."""
+    activation_config: str = ""
+    """Config attribute that names the function between the two projections of an FFN."""
     heads_config: bool = False
     """Whether a stock config can express fewer heads (``head_dim`` apart from hidden size)."""
     when: Callable[[Any], bool] = field(default=lambda config: True)

@@ -19,6 +19,27 @@ class NoColumns(nn.Module):
         return x.new_empty((*x.shape[:-1], 0))
 
 
+class ZeroOutputs(nn.Module):
+    """Stands in for a projection to queries or keys that lost all dimensions: zeros.
+
+    Logits are zero then, and attention is uniform over the tokens it may see. Its ``weight`` [1, 1]
+    is unused, and in checkpoints for the same reason as that of :class:`BiasOnly`.
+    """
+
+    weight: torch.Tensor
+
+    def __init__(self, outputs: int, like: torch.Tensor) -> None:
+        super().__init__()
+        self.outputs = outputs
+        self.register_buffer("weight", like.new_zeros(1, 1))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.new_zeros((*x.shape[:-1], self.outputs))
+
+    def extra_repr(self) -> str:
+        return f"outputs={self.outputs}"
+
+
 class BiasOnly(nn.Module):
     """Stands in for a projection that lost all its inputs: [..., 0] to [..., outputs].
 

@@ -2,45 +2,60 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import Any
 
 import torch
 from torch import nn
+from torch.utils.hooks import RemovableHandle
 
 from fastprune.errors import FastpruneError
 from fastprune.structure.site import Site
 from fastprune.structure.sites import find_sites
 
+Multiply = Callable[[torch.Tensor], torch.Tensor]
+
 
 @contextmanager
-def masked(model: nn.Module, masks: Mapping[str, torch.Tensor]) -> Iterator[nn.Module]:
-    """Within the context, multiply the input of each output projection by its unit mask.
+def masked(
+    model: nn.Module,
+    masks: Mapping[str, torch.Tensor],
+    sites: Sequence[Site] | None = None,
+) -> Iterator[nn.Module]:
+    """Within the context, multiply what flows through each site by its unit mask.
+
+    Masks of heads and filters multiply the input of the output projection, those of inner sites
+    what their gates put out (for ``"qk"`` queries and keys, so logits see squares). Masks that
+    require gradients get them.
 
     Args:
         masks: site name to float or bool [units]; sites not named are left alone. A unit with
             mask 0 contributes exactly nothing, even where its activations are not finite.
+        sites: that the masks are of; by default those of :func:`find_sites`.
 
     Raises:
         FastpruneError: a name that is no site, a wrong length, or a non-finite value.
     """
-    sites = check_masks(find_sites(model), masks)
+    pairs = check_masks(find_sites(model) if sites is None else sites, masks)
     with ExitStack() as hooks:
-        for site, mask in sites:
-            module = model.get_submodule(site.name)
-            hooks.callback(module.register_forward_pre_hook(_multiply(mask, site.group)).remove)
+        for site, mask in pairs:
+            multiply = _multiplier(site, mask)
+            for gate in site.gates:
+                hooks.callback(_mask_output(model.get_submodule(gate), multiply).remove)
+            if not site.gates:
+                hooks.callback(_mask_input(model.get_submodule(site.name), multiply).remove)
         yield model
 
 
 def check_masks(
-    sites: list[Site], masks: Mapping[str, torch.Tensor]
+    sites: Sequence[Site], masks: Mapping[str, torch.Tensor]
 ) -> list[tuple[Site, torch.Tensor]]:
     """Pair each named site with its mask, in forward order, refusing masks that do not fit."""
     unknown = set(masks) - {site.name for site in sites}
     if unknown:
         raise FastpruneError(
-            f"no site is called {sorted(unknown)[0]!r}; take mask names from find_sites(model)"
+            f"no site is called {sorted(unknown)[0]!r}; take mask names from find_sites(model), or "
+            "pass the sites that the masks are of"
         )
     pairs = [(site, masks[site.name]) for site in sites if site.name in masks]
     for site, mask in pairs:
@@ -54,14 +69,22 @@ def check_masks(
     return pairs
 
 
-def _multiply(mask: torch.Tensor, group: int) -> Callable[[nn.Module, Any], Any]:
-    def hook(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
-        x = args[0]
-        columns = mask.to(x).repeat_interleave(group)
+def _multiplier(site: Site, mask: torch.Tensor) -> Multiply:
+    def multiply(x: torch.Tensor) -> torch.Tensor:
+        columns = site.spread(mask.to(x))
         y = x * columns
         if not mask.requires_grad:
             # 0 * inf is NaN. A mask being differentiated needs the plain product instead.
             y = y.masked_fill(columns == 0, 0)
-        return (y, *args[1:])
+        return y
 
-    return hook
+    return multiply
+
+
+def _mask_input(module: nn.Module, multiply: Multiply) -> RemovableHandle:
+    return module.register_forward_pre_hook(lambda _, args: (multiply(args[0]), *args[1:]))
+
+
+def _mask_output(module: nn.Module, multiply: Multiply) -> RemovableHandle:
+    # First of all hooks, before heads of uneven widths are padded.
+    return module.register_forward_hook(lambda _, args, output: multiply(output), prepend=True)

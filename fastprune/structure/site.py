@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-SiteKind = Literal["attention", "ffn"]
+import torch
+
+SiteKind = Literal["attention", "ffn", "qk", "v"]
 
 
 @dataclass(frozen=True)
@@ -16,10 +18,15 @@ class Site:
     grouped-query attention) and ``group`` its columns; in an FFN a unit is one filter and
     ``group`` is 1. All module names are dotted paths from the model, as in
     ``model.get_submodule``.
+
+    Dimensions inside heads are sites, too (:func:`fastprune.structure.find_inner_sites`): those of
+    values (``"v"``) cut the same input into single columns, those of queries and keys (``"qk"``)
+    their products, which are summed up to logits. Their masks act at ``gates``.
     """
 
     name: str
-    """Path of the output projection; unique within the model and the key of masks and reports."""
+    """Path of the output projection, for ``"qk"`` of the attention module; unique among the sites
+    of one search, and the key of masks and reports."""
     layer: int
     kind: SiteKind
     units: int
@@ -34,8 +41,19 @@ class Site:
     """Matrix elements, over all projections, that vanish with one unit."""
     biases_per_unit: int
     """Bias elements that vanish with one unit."""
+    pairs_per_unit: int
+    """Multiply-accumulates that vanish with one unit for every pair of tokens: those of logits and
+    of weighted sums of values."""
+    heads: int = 1
+    """How many heads share every unit: ``x`` has the columns of all units once for each."""
+    gates: tuple[str, ...] = ()
+    """Modules whose outputs the mask multiplies, in place of the input of the projection."""
 
     @property
     def columns(self) -> int:
         """Number of columns of ``x``."""
-        return self.units * self.group
+        return self.units * self.group * self.heads
+
+    def spread(self, mask: torch.Tensor) -> torch.Tensor:
+        """Values per unit [units] as values per column [columns]."""
+        return mask.repeat_interleave(self.group).repeat(self.heads)

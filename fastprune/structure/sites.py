@@ -5,7 +5,8 @@ from __future__ import annotations
 from torch import nn
 
 from fastprune.structure.declaration import Anatomy, Attention, Sublayer, anatomy
-from fastprune.structure.empty import BiasOnly
+from fastprune.structure.empty import BiasOnly, ZeroOutputs
+from fastprune.structure.heads import all_head_widths, head_widths, sharing_queries
 from fastprune.structure.projection import as_projection, weight_view
 from fastprune.structure.site import Site, SiteKind
 
@@ -14,7 +15,8 @@ def find_sites(model: nn.Module) -> list[Site]:
     """The sites of ``model`` in forward order: layer 0 attention, layer 0 FFN, layer 1 …
 
     Widths are read from the live modules, so pruned models, with other widths in every layer,
-    work as well; a sublayer that lost all its units yields no site.
+    work as well; a sublayer that lost all its units yields no site. Heads of one layer that differ
+    in width are one unit together, because the units of a site are alike.
 
     Raises:
         UnsupportedModelError: no declaration fits, or a projection is not a plain one.
@@ -38,15 +40,14 @@ def sites_of(model: nn.Module, found: Anatomy) -> list[Site]:
 
 
 def layer_units(model: nn.Module) -> dict[SiteKind, list[int]]:
-    """Units left in every layer, zeros included, by kind."""
+    """Heads (key/value groups) and filters left in every layer, zeros included, by kind."""
     found = anatomy(model)
-    units: dict[SiteKind, list[int]] = {
-        "attention": [0] * len(found.blocks),
-        "ffn": [0] * len(found.blocks),
-    }
+    filters = [0] * len(found.blocks)
     for site in sites_of(model, found):
-        units[site.kind][site.layer] = site.units
-    return units
+        if site.kind == "ffn":
+            filters[site.layer] = site.units
+    heads = [len(widths.v) for widths in all_head_widths(model, found)]
+    return {"attention": heads, "ffn": filters}
 
 
 def _site(
@@ -57,33 +58,37 @@ def _site(
     if isinstance(module, BiasOnly):
         return None
     outputs, columns = weight_view(as_projection(module, name)).shape
-    group = _group(model, block, sublayer)
-    units = columns // group
-    weights, biases = outputs * group, 0
+    units, pairs = columns, 0
+    if isinstance(sublayer, Attention):
+        heads = head_widths(model, block, sublayer)
+        units = len(heads.v) if heads.even else 1
+        queries = sharing_queries(model.get_submodule(f"{block}.{sublayer.module}"))
+        pairs = queries * sum((*heads.qk, *heads.v))
+    weights, biases = outputs * columns, 0
     for path in sublayer.inputs:
-        projection = as_projection(model.get_submodule(f"{block}.{path}"), f"{block}.{path}")
-        rows, inputs = weight_view(projection).shape
-        weights += rows // units * inputs
-        biases += 0 if projection.bias is None else rows // units
+        rows, inputs, bias = input_size(model, f"{block}.{path}")
+        weights += rows * inputs
+        biases += rows * bias
     return Site(
         name=name,
         layer=layer,
         kind=kind,
         units=units,
-        group=group,
+        group=columns // units,
         outputs=outputs,
         residual=f"{block}.{sublayer.residual}",
         block=block,
-        weights_per_unit=weights,
-        biases_per_unit=biases,
+        weights_per_unit=weights // units,
+        biases_per_unit=biases // units,
+        pairs_per_unit=pairs // units,
     )
 
 
-def _group(model: nn.Module, block: str, sublayer: Sublayer) -> int:
-    """Columns per unit: one for a filter, those of all query heads sharing one key/value head."""
-    if not isinstance(sublayer, Attention):
-        return 1
-    module = model.get_submodule(f"{block}.{sublayer.module}")
-    return int(getattr(module, sublayer.head_width)) * int(
-        getattr(module, "num_key_value_groups", 1)
-    )
+def input_size(model: nn.Module, path: str) -> tuple[int, int, bool]:
+    """Outputs and inputs of a projection, and whether it has a bias; nothing of a lost one."""
+    module = model.get_submodule(path)
+    if isinstance(module, ZeroOutputs):
+        return 0, 0, False
+    projection = as_projection(module, path)
+    rows, inputs = weight_view(projection).shape
+    return rows, inputs, projection.bias is not None

@@ -12,6 +12,7 @@ from tiny_models import tiny
 
 import fastprune
 from fastprune.cli import main
+from fastprune.structure import find_inner_sites
 
 
 @pytest.fixture(scope="module")
@@ -81,6 +82,25 @@ def test_inspect_proves_the_sites(workspace):
     assert found["proof"] is True
     assert [site["units"] for site in found["sites"]] == [4, 37] * 3
     assert "holds" in run("inspect", workspace / "model").output
+
+
+def test_inspect_looks_inside_heads(workspace, tmp_path):
+    result = run("inspect", workspace / "model", "--inner", "--json")
+    sites = json.loads(result.output)["sites"]
+    assert [site["units"] for site in sites] == [32, 32, 37] * 3
+    assert json.loads(result.output)["proof"] is True
+    model = fastprune.load_pretrained(workspace / "model")
+    inner = find_inner_sites(model)
+    masks = {site.name: torch.arange(site.units) < 21 for site in inner}
+    fastprune.save_pretrained(fastprune.compact(model, masks, inner), tmp_path / "narrow")
+    for extra in ([], ["--inner"]):
+        result = run("inspect", tmp_path / "narrow", "--json", *extra)
+        found = json.loads(result.output)
+        assert found["proof"] is True
+        assert sum(s["units"] * s["params_per_unit"] for s in found["sites"]) == 3 * (
+            21 * (4 * 32 + 3) + 21 * (2 * 32 + 1)
+        )
+    assert "holds" in run("inspect", tmp_path / "narrow").output
 
 
 def test_doctor_checks_every_operation():

@@ -18,7 +18,7 @@ from tiny_models import FAMILIES, random_masks, tiny
 import fastprune
 from fastprune.compaction import compact, load_pretrained, save_pretrained
 from fastprune.errors import CheckpointError
-from fastprune.structure import find_sites, layer_units
+from fastprune.structure import all_head_widths, find_inner_sites, find_sites, layer_units
 from fastprune.structure.inputs import dummy_inputs
 
 AUTO = {
@@ -37,6 +37,19 @@ def pruned(family: str, *empty: int, **overrides: Any) -> Any:
     for index in empty:
         masks[sites[index].name][:] = 0
     return compact(model, masks)
+
+
+INNER = ("bert", "roberta", "xlm-roberta", "electra", "distilbert", "vit", "deit", "opt")
+
+
+def narrowed(family: str, *, shared: bool = False, keep: float = 0.6) -> Any:
+    """Heads that lost dimensions, in layer 1 all those of queries and keys, in layer 2 values."""
+    model = tiny(family)
+    sites = find_inner_sites(model, shared=shared)
+    masks = random_masks(sites, keep=keep)
+    masks[sites[3].name][:] = 0
+    masks[sites[7].name][:] = 0
+    return compact(model, masks, sites)
 
 
 def outputs(model: Any) -> torch.Tensor:
@@ -81,14 +94,16 @@ for case in torch.load(sys.argv[1]):
 
 
 def test_bit_exact_in_another_process(tmp_path: Path) -> None:
+    models = {family: pruned(family, 0, 3) for family in FAMILIES}
+    models |= {f"{family}-inner": narrowed(family) for family in INNER}
+    models |= {f"{family}-shared": narrowed(family, shared=True) for family in INNER}
     cases = []
-    for family in FAMILIES:
-        model = pruned(family, 0, 3)
-        directory = tmp_path / family
+    for case, model in models.items():
+        directory = tmp_path / case
         save_pretrained(model, directory)
         cases.append(
             {
-                "family": family,
+                "family": case,
                 "class": type(model).__name__,
                 "auto": auto_class(model),
                 "directory": str(directory),
@@ -98,7 +113,7 @@ def test_bit_exact_in_another_process(tmp_path: Path) -> None:
         )
     torch.save(cases, tmp_path / "cases.pt")
     result = python(RELOAD, str(tmp_path / "cases.pt"))
-    expected = [f"{family} {route} exact" for family in FAMILIES for route in ("auto", "name")]
+    expected = [f"{case} {route} exact" for case in models for route in ("auto", "name")]
     assert result.stdout.splitlines() == expected, result.stderr[-2000:]
 
 
@@ -121,8 +136,13 @@ def test_loud_without_fastprune(tmp_path: Path) -> None:
     save_pretrained(uneven, tmp_path / "uneven")
     for site in sites[:2]:
         save_pretrained(compact(model, {site.name: torch.zeros(site.units)}), tmp_path / site.kind)
-    result = python(STOCK, *(str(tmp_path / name) for name in ("uneven", "attention", "ffn")))
-    assert result.stdout.split() == ["refused"] * 3, result.stderr[-2000:]
+    inner = find_inner_sites(model)
+    uniform = compact(model, {inner[0].name: torch.zeros(32)}, inner)
+    save_pretrained(uniform, tmp_path / "uniform-attention")
+    result = python(
+        STOCK, *(str(tmp_path / n) for n in ("uneven", "attention", "ffn", "uniform-attention"))
+    )
+    assert result.stdout.split() == ["refused"] * 4, result.stderr[-2000:]
     assert "fastprune" in result.stderr  # the unknown method is named
 
 
@@ -160,6 +180,58 @@ def test_reloaded_models_are_ordinary(tmp_path: Path, family: str) -> None:
         third = load_pretrained(tmp_path / name)
         assert layer_units(third) == layer_units(further)
         assert torch.equal(outputs(third), outputs(further))
+
+
+@pytest.mark.parametrize("family", ["bert", "distilbert", "vit"])
+def test_narrowed_heads_prune_further_and_save_again(tmp_path: Path, family: str) -> None:
+    save_pretrained(narrowed(family, keep=0.8), tmp_path / "first")
+    again = load_pretrained(tmp_path / "first")
+    again.float().double()
+    sites = find_inner_sites(again)
+    further = compact(again, random_masks(sites, seed=2, keep=0.5), sites)
+    further = compact(further, {find_sites(further)[1].name: torch.arange(15) < 9})
+    save_pretrained(further, tmp_path / "second")
+    further.save_pretrained(tmp_path / "third")
+    for name in ("second", "third"):
+        third = load_pretrained(tmp_path / name)
+        assert all_head_widths(third) == all_head_widths(further)
+        assert layer_units(third) == layer_units(further)
+        assert torch.equal(outputs(third), outputs(further))
+
+
+def test_whole_heads_are_described_as_before(tmp_path: Path) -> None:
+    """Whatever way they were removed, so that older versions can read the directory."""
+    model = tiny("bert")
+    sites = find_inner_sites(model, kinds=("v",))
+    small = compact(model, {s.name: torch.arange(32) < 16 for s in sites}, sites)
+    save_pretrained(small, tmp_path / "model")
+    config = json.loads((tmp_path / "model/config.json").read_text())
+    assert config["quantization_config"] == {
+        "quant_method": "fastprune",
+        "version": 1,
+        "units": {"attention": [2, 2, 2], "ffn": [37, 37, 37]},
+    }
+    assert torch.equal(outputs(load_pretrained(tmp_path / "model")), outputs(small))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"qk": [[9, 1, 1, 1], [0, 0, 0, 0], []]},
+        {"qk": [[1, 1, 1], [0, 0, 0, 0], []]},
+        {"v": [[1, 1, 1, 1], [0, 1, 1, 1], []]},
+        {"v": [[1, 1, 1, 1], [1, 1, 1, 1]]},
+        {"v": 5},
+    ],
+)
+def test_wrong_head_widths(tmp_path: Path, change: dict[str, Any]) -> None:
+    save_pretrained(narrowed("bert"), tmp_path / "model")
+    file = tmp_path / "model" / "config.json"
+    config = json.loads(file.read_text())
+    config["quantization_config"]["head_widths"].update(change)
+    file.write_text(json.dumps(config))
+    with pytest.raises(CheckpointError, match="head widths that do not fit"):
+        load_pretrained(tmp_path / "model")
 
 
 def test_base_model_from_a_head_checkpoint(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from tiny_samples import samples_for
 import fastprune
 from fastprune.data.samples import model_inputs
 from fastprune.errors import DataError, FastpruneError, UnsupportedModelError
+from fastprune.structure import find_inner_sites
 
 tp = pytest.importorskip("torch_pruning", reason="pip install torch-pruning")
 from fastprune.compat.torch_pruning import FisherImportance  # noqa: E402
@@ -104,6 +105,11 @@ def test_models_that_torch_pruning_cannot_prune_are_refused():
         FisherImportance(tiny("gpt2").float(), samples_for("gpt2"))
     with pytest.raises(UnsupportedModelError, match="key/value groups"):
         FisherImportance(tiny("llama").float(), samples_for("llama"))
+    model = tiny("bert").float()
+    sites = find_inner_sites(model, kinds=("v",))
+    uneven = fastprune.compact(model, {sites[0].name: torch.arange(32) < 29}, sites)
+    with pytest.raises(UnsupportedModelError, match="differ in width"):
+        FisherImportance(uneven, samples_for("bert"))
 
 
 def test_statistics_must_fit():

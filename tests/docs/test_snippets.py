@@ -10,7 +10,7 @@ import pytest
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 
 
-@pytest.mark.parametrize("page", ["operations"])
+@pytest.mark.parametrize("page", ["operations", "inside-heads"])
 def test_snippets_run(page):
     text = (DOCS / f"{page}.md").read_text()
     names: dict[str, object] = {}

@@ -20,6 +20,7 @@ GPT2 = Declaration(
     ),
     ffn=Sublayer(inputs=("mlp.c_fc",), output="mlp.c_proj", residual="ln_2"),
     filters_config="n_inner",
+    activation_config="activation_function",
 )
 
 
@@ -39,6 +40,7 @@ OPT = Declaration(
     ),
     ffn=Sublayer(inputs=("fc1",), output="fc2", residual="final_layer_norm"),
     filters_config="ffn_dim",
+    activation_config="activation_function",
     when=_norm_first,
 )
 
@@ -56,6 +58,7 @@ LLAMA = Declaration(
         inputs=("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
         output="self_attn.o_proj",
         residual="input_layernorm",
+        rotary=True,
     ),
     ffn=Sublayer(
         inputs=("mlp.gate_proj", "mlp.up_proj"),

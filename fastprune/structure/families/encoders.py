@@ -19,6 +19,7 @@ BERT = Declaration(
         inputs=("intermediate.dense",), output="output.dense", residual="intermediate.dense"
     ),
     filters_config="intermediate_size",
+    activation_config="hidden_act",
 )
 
 DISTILBERT = Declaration(
@@ -34,6 +35,7 @@ DISTILBERT = Declaration(
     ),
     ffn=Sublayer(inputs=("ffn.lin1",), output="ffn.lin2", residual="ffn.lin1"),
     filters_config="hidden_dim",
+    activation_config="activation",
 )
 
 for _model_type in ("bert", "roberta", "xlm-roberta", "electra"):

@@ -15,6 +15,7 @@ VIT = Declaration(
     ),
     ffn=Sublayer(inputs=("mlp.fc1",), output="mlp.fc2", residual="layernorm_after"),
     filters_config="intermediate_size",
+    activation_config="hidden_act",
 )
 
 VIT_V4 = Declaration(
@@ -34,6 +35,7 @@ VIT_V4 = Declaration(
     ),
     ffn=Sublayer(inputs=("intermediate.dense",), output="output.dense", residual="layernorm_after"),
     filters_config="intermediate_size",
+    activation_config="hidden_act",
 )
 
 for _model_type in ("vit", "deit"):
