@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from fastprune.budget import Budget, BudgetKind, price_sites
+from fastprune.budget import Budget, price_sites
 from fastprune.budget.latency import LatencyTable
 from fastprune.data import Samples
 from fastprune.device import device_of
@@ -15,6 +15,8 @@ from fastprune.promise import promise_warnings
 from fastprune.report import Latency, Report, Score, Size, Stopwatch
 from fastprune.settings import Settings
 from fastprune.structure import find_sites, layer_units
+from fastprune.tokens.reduction import schedule_of
+from fastprune.tokens.schedule import model_macs
 from fastprune.tuning import SiteTuning
 
 
@@ -62,7 +64,7 @@ def describe(
         processes: how many shared the work.
     """
     pruned = outcome.model
-    units = layer_units(pruned)
+    units, tokens = layer_units(pruned), schedule_of(pruned)
     return Report(
         budget=str(budget),
         method=settings.method_name,
@@ -73,10 +75,14 @@ def describe(
         seed=settings.seed,
         seq_len=seq_len,
         score=score,
-        macs=_size("macs", given, pruned, seq_len),
-        params=_size("params", given, pruned, seq_len),
+        macs=Size(model_macs(given, seq_len), model_macs(pruned, seq_len)),
+        params=Size(_prunable(given, seq_len), _prunable(pruned, seq_len)),
         params_total=Size(_parameters(given), _parameters(pruned)),
-        units={"heads": units["attention"], "filters": units["ffn"]},
+        units={
+            "heads": units["attention"],
+            "filters": units["ffn"],
+            **({} if tokens is None else {"tokens": tokens}),
+        },
         timing_s=outcome.watch.report(),
         sample_ids=samples.ids,
         latency_ms=latency,
@@ -96,10 +102,6 @@ def describe(
     )
 
 
-def _size(kind: BudgetKind, given: nn.Module, pruned: nn.Module, seq_len: float) -> Size:
-    return Size(*(price_sites(find_sites(m), kind, seq_len).dense for m in (given, pruned)))
-
-
 def _warnings(tuning: Sequence[SiteTuning], stops: bool) -> list[str]:
     after = "; all tuning ends here, as in the original" if stops else ""
     return [
@@ -107,6 +109,10 @@ def _warnings(tuning: Sequence[SiteTuning], stops: bool) -> list[str]:
         for entry in tuning
         if entry.failure is not None
     ]
+
+
+def _prunable(model: nn.Module, seq_len: float) -> float:
+    return price_sites(find_sites(model), "params", seq_len).dense
 
 
 def _parameters(model: nn.Module) -> int:

@@ -16,8 +16,9 @@ from transformers.quantizers.base import HfQuantizer
 
 from fastprune.compaction.pruned_config import METHOD
 from fastprune.compaction.surgery import resize_
-from fastprune.errors import CheckpointError
+from fastprune.errors import CheckpointError, FastpruneError
 from fastprune.structure.sites import layer_units
+from fastprune.tokens.reduction import reduce_
 
 _ALIGNMENT = 64
 """Of torch's CPU allocator, in bytes."""
@@ -30,7 +31,8 @@ class PrunedLoader(HfQuantizer):
     requires_calibration = False
 
     def _process_model_before_weight_loading(self, model: Any, **kwargs: Any) -> Any:
-        units: dict[str, Any] = self.quantization_config.to_dict()["units"]
+        description = self.quantization_config.to_dict()
+        units: dict[str, Any] = description["units"]
         for kind, dense in layer_units(model).items():
             saved = units.get(kind)
             if not _within(saved, dense):
@@ -39,6 +41,14 @@ class PrunedLoader(HfQuantizer):
                     "in its layers; restore config.json or save the model again"
                 )
         resize_(model, units)
+        if "tokens" in description:
+            try:
+                reduce_(model, description["tokens"])
+            except (FastpruneError, TypeError) as error:
+                raise CheckpointError(
+                    f"config.json promises fewer tokens than the architecture can have ({error}); "
+                    "restore config.json or save the model again"
+                ) from error
         return model
 
     def _process_model_after_weight_loading(self, model: Any, **kwargs: Any) -> Any:
