@@ -116,7 +116,7 @@ def test_configs_that_promise_nonsense(tmp_path: Path, tokens):
     config = json.loads((tmp_path / "model" / "config.json").read_text())
     config["quantization_config"]["tokens"] = tokens
     (tmp_path / "model" / "config.json").write_text(json.dumps(config))
-    with pytest.raises(CheckpointError, match="restore config.json") as refusal:
+    with pytest.raises(CheckpointError, match=r"restore config\.json") as refusal:
         fastprune.load_pretrained(tmp_path / "model")
     assert "\n" not in str(refusal.value)
 
