@@ -42,8 +42,8 @@ def merge(
         seconds = torch.arange(tokens.shape[1] // 2, device=hidden.device)
         # A product with zeros and ones instead of a scattered sum, which GPUs do in any order.
         joins = (target[:, None, :] == seconds[:, None]).to(exact)
-        tokens[:, 1::2].add_(joins @ _rows(tokens, going))
-        tokens = _rows(tokens, staying)
+        joined = tokens[:, 1::2] + joins @ _rows(tokens, going)
+        tokens = _rows(tokens.slice_scatter(joined, 1, start=1, step=2), staying)
         means = tokens[..., :-1] / tokens[..., -1:]
     return (
         torch.cat([hidden[:, :special], means.to(hidden.dtype)], dim=1),
