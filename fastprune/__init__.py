@@ -21,6 +21,7 @@ from fastprune.evaluation import evaluate, measure_latency, measure_latency_tabl
 from fastprune.pareto import Sweep, sweep
 from fastprune.pipeline import PruneResult, prune
 from fastprune.structure import Site, find_sites
+from fastprune.tokens.reduce import reduce_tokens
 from fastprune.version import __version__
 
 __all__ = [
@@ -46,6 +47,7 @@ __all__ = [
     "measure_latency_table",
     "parse_budget",
     "prune",
+    "reduce_tokens",
     "save_pretrained",
     "sweep",
 ]

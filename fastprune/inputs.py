@@ -27,6 +27,7 @@ from fastprune.errors import (
 )
 from fastprune.settings import Settings
 from fastprune.structure import find_sites
+from fastprune.tokens.reduction import refuse_reduced
 
 
 @dataclass(frozen=True)
@@ -176,9 +177,11 @@ def check_prunable(model: nn.Module, align: int = 1) -> None:
 
     Raises:
         UnsupportedModelError: an architecture without declaration, or no units left.
-        FastpruneError: a weight with a NaN or an infinity, or an alignment wider than any FFN.
+        FastpruneError: a weight with a NaN or an infinity, an alignment wider than any FFN, or
+            tokens that are reduced.
     """
     sites = find_sites(model)
+    refuse_reduced(model, "prune heads and filters first")
     if not sites:
         raise UnsupportedModelError("no heads or filters are left in this model to prune")
     widest = max((site.units for site in sites if site.kind == "ffn"), default=align)

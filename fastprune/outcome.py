@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from fastprune.budget import Budget, BudgetKind, price_sites
+from fastprune.budget import Budget, price_sites
 from fastprune.budget.latency import LatencyTable
 from fastprune.data import Samples
 from fastprune.device import device_of
@@ -15,6 +15,8 @@ from fastprune.promise import promise_warnings
 from fastprune.report import Latency, Report, Score, Size, Stopwatch
 from fastprune.settings import Settings
 from fastprune.structure import HeadWidths, all_head_widths, find_sites, layer_units
+from fastprune.tokens.reduction import schedule_of
+from fastprune.tokens.schedule import model_macs
 from fastprune.tuning import SiteTuning
 
 
@@ -72,8 +74,8 @@ def describe(
         seed=settings.seed,
         seq_len=seq_len,
         score=score,
-        macs=_size("macs", given, pruned, seq_len),
-        params=_size("params", given, pruned, seq_len),
+        macs=Size(model_macs(given, seq_len), model_macs(pruned, seq_len)),
+        params=Size(_prunable(given, seq_len), _prunable(pruned, seq_len)),
         params_total=Size(_parameters(given), _parameters(pruned)),
         units=_units(given, pruned),
         timing_s=outcome.watch.report(),
@@ -103,16 +105,15 @@ def _units(given: nn.Module, pruned: nn.Module) -> dict[str, list[int]]:
     if _alike(after) - _alike(before) or len(_alike(before)) > 1:
         found["query-key dimensions"] = [sum(widths.qk) for widths in after]
         found["value dimensions"] = [sum(widths.v) for widths in after]
+    tokens = schedule_of(pruned)
+    if tokens is not None:
+        found["tokens"] = tokens
     return found
 
 
 def _alike(layers: Sequence[HeadWidths]) -> set[tuple[int, int]]:
     """The different widths of heads."""
     return {pair for widths in layers for pair in zip(widths.qk, widths.v, strict=True)}
-
-
-def _size(kind: BudgetKind, given: nn.Module, pruned: nn.Module, seq_len: float) -> Size:
-    return Size(*(price_sites(find_sites(m), kind, seq_len).dense for m in (given, pruned)))
 
 
 def _warnings(tuning: Sequence[SiteTuning], stops: bool) -> list[str]:
@@ -122,6 +123,10 @@ def _warnings(tuning: Sequence[SiteTuning], stops: bool) -> list[str]:
         for entry in tuning
         if entry.failure is not None
     ]
+
+
+def _prunable(model: nn.Module, seq_len: float) -> float:
+    return price_sites(find_sites(model), "params", seq_len).dense
 
 
 def _parameters(model: nn.Module) -> int:

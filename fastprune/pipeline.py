@@ -33,6 +33,7 @@ from fastprune.promise import workload_of
 from fastprune.report import Report, Stopwatch
 from fastprune.run import Run
 from fastprune.settings import Settings
+from fastprune.tokens.reduce import check_reducible
 from fastprune.version import __version__
 
 BudgetLike = Budget | str | float | Mapping[str, object]
@@ -99,6 +100,7 @@ def prune(
     rearrange: bool = True,
     align: int | None = None,
     uniform: bool = False,
+    tokens: float | None = None,
     text_columns: Sequence[str] | None = None,
     label_column: str | None = None,
     latency: bool = True,
@@ -143,6 +145,8 @@ def prune(
         rearrange: refine the masks with the block-diagonal Fisher (method ``fisher`` only).
         align: filter counts are multiples of this; by default of 8 under a latency budget.
         uniform: the same widths in every layer, so that the result loads without fastprune.
+        tokens: ViT and DeiT: the share of the pruned model's MACs that fewer tokens are to save on
+            top, as :func:`fastprune.reduce_tokens` does; by default all tokens stay.
         text_columns: columns of ``data`` with the text.
         label_column: column of ``data`` with the labels.
         latency: measure milliseconds before and after.
@@ -175,6 +179,7 @@ def prune(
         rearrange=rearrange,
         align=align,
         uniform=uniform,
+        tokens=tokens,
         text_columns=text_columns,
         label_column=label_column,
         latency=latency,
@@ -315,6 +320,8 @@ def prepare(
             tokenizer = load_tokenizer(model, dense)
         # These fail before any data are read.
         check_prunable(dense, settings.align or 1)
+        if settings.token_budget is not None:
+            check_reducible(dense, settings.token_budget)
         # Read once: what counts from here on is what a table says, not where it lies.
         settings = replace(settings, latency_table=load_table(settings.latency_table, dense))
         reader = Reader(

@@ -123,14 +123,17 @@ class Report:
 
     Attributes:
         budget: as asked, e.g. ``"macs=0.5"``.
-        macs: multiply-accumulates of the prunable part, one sequence of ``seq_len`` tokens.
+        macs: multiply-accumulates of the prunable part, one sequence of ``seq_len`` tokens, or as
+            many as a model's schedule lets into each block.
         params: parameters of the prunable part, biases of removed units included.
         params_total: parameters of the whole model, embeddings and heads included.
         targets: what calibration losses were taken against, ``"model"`` or ``"labels"``.
         units: kept units per layer, by ``"heads"`` and ``"filters"``; where heads have lost
-            dimensions also by ``"query-key dimensions"`` and ``"value dimensions"``.
+            dimensions also by ``"query-key dimensions"`` and ``"value dimensions"``; where tokens
+            are reduced, also how many ``"tokens"`` enter each.
         timing_s: seconds per stage; stages before ``compact`` are shared by all budgets of a run
-            (but for ``search``, where a method selects while it tunes). Budgets that are tuned
+            (but for ``search``, where a method selects while it tunes, or tokens are reduced
+            afterwards). Budgets that are tuned
             side by side get equal parts of the time it takes, but each the whole of the dense
             model's pass, where that is not part of calibration.
             ``total`` is their sum; scoring and the measurement of latency are not in it.

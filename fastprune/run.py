@@ -29,6 +29,7 @@ from fastprune.selection.packed import split_packed
 from fastprune.settings import Settings
 from fastprune.structure import Site, find_sites
 from fastprune.survey import Survey
+from fastprune.tokens.reduce import schedule_within, with_schedule_
 from fastprune.tuning import TUNERS, SiteTuning, copy_projections, keep_means, tune_together
 
 
@@ -268,11 +269,30 @@ class Run:
     ) -> Iterator[Pruned]:
         """Hand back what came out, scored and described by the first process."""
         for outcome in outcomes:
+            self._reduce_tokens(outcome)
             if self._dense is not self._given:
                 restore_dtypes(outcome.model, self._given)
         reports = self._group.first(lambda: self._describe(budgets, outcomes, dense_score))
         for outcome, report in zip(outcomes, reports, strict=True):
             yield Pruned(outcome.model, outcome.masks, report)
+
+    def _reduce_tokens(self, outcome: Outcome) -> None:
+        """Take tokens off a pruned and tuned model, where that is asked for."""
+        settings, budget = self._settings, self._settings.token_budget
+        if budget is None:
+            return
+        with outcome.watch.stage("search"):
+            find = partial(
+                schedule_within,
+                outcome.model,
+                self._samples,
+                budget,
+                seed=settings.seed,
+                batch_size=settings.batch_size,
+                dtype=settings.dtype,
+                progress=settings.progress,
+            )
+            with_schedule_(outcome.model, self._group.first(find))
 
     def _describe(
         self, budgets: Sequence[Budget], outcomes: Sequence[Outcome], dense_score: float | None

@@ -54,6 +54,7 @@ class Settings:
     rearrange: bool = True
     align: int | None = None
     uniform: bool = False
+    tokens: float | None = None
     text_columns: Sequence[str] | None = None
     label_column: str | None = None
     latency: bool = True
@@ -92,6 +93,8 @@ class Settings:
                 f"method {self.method_name} takes no fisher={self.fisher}; leave it out, or use "
                 "method fisher"
             )
+        if self.tokens is not None:
+            self._check_tokens(self.tokens)
         if self.selection.while_tuning:
             self._check_while_tuning()
         original = f"preset {self.preset}" if self.parity else None
@@ -100,6 +103,29 @@ class Settings:
             raise FastpruneError(
                 f"{refusing} does not go with latency budgets; use method obs or fisher"
             )
+
+    def _check_tokens(self, share: float) -> None:
+        """Refuse shares out of range, and what token reduction does not go with."""
+        if not isinstance(share, (int, float)) or not 0 < share < 1:
+            raise FastpruneError(
+                f"tokens must be the share of the MACs that fewer tokens save, between 0 and 1, "
+                f"got {share}"
+            )
+        if self.uniform:
+            raise FastpruneError(
+                "token reduction does not go with uniform: no stock config can describe it; leave "
+                "one of them out"
+            )
+        if self.promises_latency or self.latency_table is not None:
+            raise FastpruneError(
+                "token reduction does not go with latency budgets or tables, which know all tokens "
+                "only; use a budget in macs or params"
+            )
+
+    @property
+    def token_budget(self) -> Budget | None:
+        """What token reduction is to leave of the MACs of a pruned model; None = no reduction."""
+        return None if self.tokens is None else Budget("macs", 1 - self.tokens)
 
     def _check_while_tuning(self) -> None:
         """Refuse what a method that tunes as it selects cannot honour."""
@@ -215,6 +241,7 @@ class Settings:
             "stages": (1,),
             "align": (None, 1),
             "uniform": (False,),
+            "tokens": (None,),
         }
         for name, allowed in prescribed.items():
             if getattr(self, name) not in allowed:

@@ -86,6 +86,12 @@ _SETTINGS = [
         help="What fastprune lut has measured.  [default: latency budgets measure it first]",
     ),
     click.option("--uniform", is_flag=True, help="Same widths in every layer: a stock checkpoint."),
+    click.option(
+        "--tokens",
+        type=float,
+        metavar="SHARE",
+        help="ViT, DeiT: merge tokens as well, to save this share of the pruned model's MACs.",
+    ),
 ]
 _RUNNING = [
     click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N."),

@@ -15,7 +15,7 @@ from transformers import AutoConfig, AutoModel, PretrainedConfig, PreTrainedMode
 
 from fastprune.atomic import atomic_directory
 from fastprune.compaction.directories import REPORT_NAME
-from fastprune.compaction.pruned_config import describe_
+from fastprune.compaction.pruned_config import describe_, describe_tokens_
 from fastprune.compaction.registration import align_
 from fastprune.compaction.surgery import resize_
 from fastprune.compaction.uniform import layout, skeleton, uniform_config
@@ -23,6 +23,7 @@ from fastprune.errors import CheckpointError, UnsupportedModelError
 from fastprune.structure.declaration import anatomy
 from fastprune.structure.heads import all_head_widths
 from fastprune.structure.sites import layer_units
+from fastprune.tokens.reduction import schedule_of
 
 
 def save_pretrained(
@@ -138,6 +139,9 @@ def _describing_config(model: PreTrainedModel) -> PretrainedConfig:
             f"the layers of this {type(model).__name__} cannot be rebuilt from its config; "
             "merge adapters and undo other structural changes before saving"
         )
+    tokens = schedule_of(model)
+    if tokens is not None:
+        describe_tokens_(config, tokens, units)
     return config
 
 

@@ -17,6 +17,7 @@ from fastprune.structure.inputs import dummy_inputs
 from fastprune.structure.masking import masked
 from fastprune.structure.site import Site
 from fastprune.structure.sites import find_sites
+from fastprune.tokens.reduction import unreduce_
 
 _DOUBLE_LIMIT = 200_000_000
 """Parameters up to which the proof runs in float64; above, in float32."""
@@ -79,6 +80,7 @@ def prove(
     inputs = dummy_inputs(model, seed=seed) if inputs is None else inputs
     inputs = {name: _cast(value, dtype) for name, value in inputs.items()}
     model = copy.deepcopy(model).eval().to(dtype)
+    unreduce_(model)  # which tokens are merged depends on the keys of all heads
     masks = _random_masks(sites, seed)
     attention = anatomy(model).declaration.attention
     # The names of sites of queries and keys are not those of projections.

@@ -24,12 +24,14 @@ class PrunedConfig(QuantizationConfigMixin):
         units: heads and filters per layer, by site kind.
         head_widths: by ``"qk"`` and ``"v"``, the dimensions of every head of every layer; None
             where heads are as wide as the config without us says.
+        tokens: how many enter each layer; None where they are not reduced.
     """
 
     def __init__(
         self,
         units: dict[str, list[int]],
         head_widths: dict[str, list[list[int]]] | None = None,
+        tokens: list[int] | None = None,
         version: int = _VERSION,
         **unknown: Any,
     ) -> None:
@@ -42,6 +44,7 @@ class PrunedConfig(QuantizationConfigMixin):
         self.version = version
         self.units = units
         self.head_widths = head_widths
+        self.tokens = tokens
 
     @classmethod
     def from_dict(
@@ -56,8 +59,10 @@ class PrunedConfig(QuantizationConfigMixin):
         return (config, kwargs) if return_unused_kwargs else config
 
     def to_dict(self) -> dict[str, Any]:
-        fields = {"quant_method": METHOD, "version": self.version, "units": self.units}
-        return fields if self.head_widths is None else {**fields, "head_widths": self.head_widths}
+        fields: dict[str, Any] = {"quant_method": METHOD, "version": self.version}
+        fields["units"] = self.units
+        fields.update({} if self.head_widths is None else {"head_widths": self.head_widths})
+        return fields if self.tokens is None else {**fields, "tokens": self.tokens}
 
 
 def describe_(
@@ -71,6 +76,8 @@ def describe_(
         config: of the model; those of others than Hugging Face are left alone.
         units: per layer, by kind.
         widths: of heads in every layer, where they are not what the dense model has.
+
+    What the config says about tokens stays where widths are written, and goes where they go.
     """
     if not isinstance(config, PretrainedConfig):
         return
@@ -78,7 +85,9 @@ def describe_(
         told = None
         if widths is not None:
             told = {"qk": [list(w.qk) for w in widths], "v": [list(w.v) for w in widths]}
-        config.quantization_config = PrunedConfig(dict(units), told)
+        before = _description(config)
+        tokens = None if before is None else before.tokens
+        config.quantization_config = PrunedConfig(dict(units), told, tokens)
     elif _description(config) is not None:
         del config.quantization_config
 
@@ -92,3 +101,18 @@ def describes_heads(config: Any) -> bool:
 def _description(config: Any) -> PrunedConfig | None:
     found = getattr(config, "quantization_config", None)
     return found if isinstance(found, PrunedConfig) else None
+
+
+def describe_tokens_(config: Any, tokens: Sequence[int], units: Mapping[Any, list[int]]) -> None:
+    """Write into a Hugging Face config how many tokens enter each layer.
+
+    Args:
+        config: of the model; those of others than Hugging Face are left alone.
+        tokens: per layer.
+        units: per layer, by kind, where the config does not tell them yet.
+    """
+    if not isinstance(config, PretrainedConfig):
+        return
+    if _description(config) is None:
+        describe_(config, units)
+    config.quantization_config.tokens = list(tokens)

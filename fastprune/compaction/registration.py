@@ -17,10 +17,11 @@ from transformers.quantizers.base import HfQuantizer
 
 from fastprune.compaction.pruned_config import METHOD
 from fastprune.compaction.surgery import resize_
-from fastprune.errors import CheckpointError
+from fastprune.errors import CheckpointError, FastpruneError
 from fastprune.structure.heads import HeadWidths, all_head_widths
 from fastprune.structure.ragged import Ragged
 from fastprune.structure.sites import layer_units
+from fastprune.tokens.reduction import reduce_
 
 _ALIGNMENT = 64
 """Of torch's CPU allocator, in bytes."""
@@ -43,6 +44,14 @@ class PrunedLoader(HfQuantizer):
                     "in its layers; restore config.json or save the model again"
                 )
         resize_(model, units, _head_widths(model, units, description.get("head_widths")))
+        if "tokens" in description:
+            try:
+                reduce_(model, description["tokens"])
+            except (FastpruneError, TypeError) as error:
+                raise CheckpointError(
+                    f"config.json promises fewer tokens than the architecture can have ({error}); "
+                    "restore config.json or save the model again"
+                ) from error
         return model
 
     def _process_model_after_weight_loading(self, model: Any, **kwargs: Any) -> Any:

@@ -14,6 +14,7 @@ from fastprune.errors import CheckpointError
 from fastprune.structure.declaration import anatomy
 from fastprune.structure.site import SiteKind
 from fastprune.structure.sites import layer_units
+from fastprune.tokens.reduction import refuse_reduced
 
 
 def uniform_kinds(model: nn.Module) -> tuple[SiteKind, ...]:
@@ -33,8 +34,10 @@ def uniform_config(model: PreTrainedModel) -> PretrainedConfig:
     Raises:
         CheckpointError: layers differ in width, a sublayer is gone, or the family's config has
             no field for the pruned kind.
+        FastpruneError: its tokens are reduced.
     """
     found = anatomy(model)
+    refuse_reduced(model, "no stock config can say so; save with uniform=False")
     config = copy.deepcopy(model.config)
     describe_(config, None)
     dense = layer_units(skeleton(type(model), config))

@@ -29,6 +29,7 @@ from fastprune.progress import progress_bar
 from fastprune.structure.declaration import anatomy
 from fastprune.structure.site import Site, SiteKind
 from fastprune.structure.sites import find_sites, layer_units
+from fastprune.tokens.reduction import refuse_reduced
 from fastprune.version import __version__
 
 _SECONDS, _LEAST_ROUNDS, _MOST_ROUNDS = 30.0, 5, 25
@@ -63,13 +64,15 @@ def measure_latency_table(
     Raises:
         UnsupportedModelError: no declaration fits.
         LatencyTableError: times from which no table can be made.
-        FastpruneError: inputs that the model cannot take, or a compiler that fails.
+        FastpruneError: inputs that the model cannot take, tokens that are reduced, or a compiler
+            that fails.
     """
     if rounds is not None and rounds < 1:
         raise FastpruneError("rounds of a latency table must be 1 or more")
     sites = find_sites(model)
     if not sites:
         raise LatencyTableError("no heads or filters are left in this model to measure")
+    refuse_reduced(model, "measure a table of a model with all its tokens")
     workload = Workload(batch, length, dtype, compiled)
     workload = replace(workload, length=workload.tokens(model))
     nothing: dict[SiteKind, int] = {"attention": 0, "ffn": 0}
