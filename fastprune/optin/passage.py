@@ -116,7 +116,9 @@ class Passage:
                 left.append(self._run(layer, number, entered, known or {}))
             flat = probe.output.reshape(-1, batch.valid.numel(), site.outputs)
             if features is None:
-                features = flat.new_empty(len(flat), self._rows, site.outputs)
+                # A projection that a unit was taken from is known in full precision.
+                kept = torch.promote_types(flat.dtype, torch.float32)
+                features = flat.new_empty(len(flat), self._rows, site.outputs, dtype=kept)
             features[:, batch.span] = flat if batch.rows is None else flat[:, batch.rows]
         return left, features
 
