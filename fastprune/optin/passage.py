@@ -59,7 +59,7 @@ class Passage:
             model: in evaluation mode, keeping no keys and values.
             sites: of the model.
             samples: labels are not used.
-            tokens: most tokens of a pass, padding included, if a single sample has no more.
+            tokens: most tokens of a pass, unless a single sample has more.
             dtype: autocast type of all passes.
         """
         self._model, self._dtype, self._device = model, dtype, device_of(model)
