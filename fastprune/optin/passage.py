@@ -59,7 +59,7 @@ class Passage:
             model: in evaluation mode, keeping no keys and values.
             sites: of the model.
             samples: labels are not used.
-            tokens: most tokens of a pass, padding included, if a single sample has no more.
+            tokens: most tokens of a pass, unless a single sample has more.
             dtype: autocast type of all passes.
         """
         self._model, self._dtype, self._device = model, dtype, device_of(model)
@@ -116,7 +116,9 @@ class Passage:
                 left.append(self._run(layer, number, entered, known or {}))
             flat = probe.output.reshape(-1, batch.valid.numel(), site.outputs)
             if features is None:
-                features = flat.new_empty(len(flat), self._rows, site.outputs)
+                # A projection that a unit was taken from is known in full precision.
+                kept = torch.promote_types(flat.dtype, torch.float32)
+                features = flat.new_empty(len(flat), self._rows, site.outputs, dtype=kept)
             features[:, batch.span] = flat if batch.rows is None else flat[:, batch.rows]
         return left, features
 
