@@ -118,7 +118,8 @@ def test_several_budgets_from_one_calibration_equal_single_runs(bert, samples):
         if tune == "weights" or not method.while_tuning
     ],
 )
-def test_methods_and_tuners_combine(bert, samples, method, tune):
+def test_methods_and_tuners_combine(bert, samples, monkeypatch, method, tune):
+    monkeypatch.setattr("fastprune.selection.methods.PASS_STEPS", 10)  # three passes each
     result = prune(bert, samples, 0.4, method=method, tune=tune, **QUICK)
     assert result.report.macs.kept <= 0.4
     without = ("optin", "optin-parity", "magnitude", "random")

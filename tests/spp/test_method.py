@@ -128,7 +128,8 @@ def test_it_repeats_bitwise(bert, samples):
         assert torch.equal(a, b)
 
 
-def test_passes_of_the_masked_model_give_an_order_too(bert, samples):
+def test_passes_of_the_masked_model_give_an_order_too(bert, samples, monkeypatch):
+    monkeypatch.setattr("fastprune.selection.methods.PASS_STEPS", 20)
     result = prune(bert, samples, 0.5, **{**QUICK, "method": "spp-passes"}, tune="none")
     assert 0.3 < result.report.macs.kept <= 0.5
     again = prune(bert, samples, 0.5, **{**QUICK, "method": "spp-passes"}, tune="none")
