@@ -753,7 +753,7 @@ def trajectory_cases() -> Iterator[tuple[str, Case]]:
         yield f"{name} near", partial(check_trajectory, **options, change=change)
     yield "equal", check_equal_trajectories
     yield "not finite", check_spoilt_trajectories
-    yield "two passes", partial(check_trajectory, variants=530, rows=1, width=2, zeros=True)
+    yield "two passes", partial(check_trajectory, variants=265, rows=1, width=2, zeros=True)
 
 
 # ---- path_step ----------------------------------------------------------------------------------
