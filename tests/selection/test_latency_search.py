@@ -120,7 +120,9 @@ def test_budgets_out_of_reach_name_the_smallest(model, sites, method):
     prices, chooser = prices_of(model, "steps"), METHODS[method].blind(sites)
     with pytest.raises(BudgetError, match="smallest for this model is latency=") as error:
         chooser.masks(prices, [parse_budget("latency=0.2")])
-    assert f"2.4 of {prices.dense:.4g} ms" in str(error.value)
+    # Where units enter in an order that is not known yet, the first may be the dearest.
+    least = "2.5" if method.startswith("spp") else "2.4"
+    assert f"{least} of {prices.dense:.4g} ms" in str(error.value)
     smallest = str(error.value).split(" is ")[1].split(" ")[0]
     assert chooser.masks(prices, [parse_budget(smallest)]).shape[0] == 1
     with pytest.raises(BudgetError, match="keeps everything"):
