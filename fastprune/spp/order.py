@@ -17,7 +17,7 @@ NU = 10.0
 THRESHOLD = 0.01
 """Of the cheapest unit. Curvatures of units span four orders of magnitude and steps must suit the
 largest: at a threshold of 1 a thousand steps let 1 % of the units of a small BERT in, at this one
-half of them. Docs/methods.md has what other choices gave."""
+half of them."""
 FISHER_STEPS = 2000
 PASS_STEPS = 300
 
