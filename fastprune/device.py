@@ -86,8 +86,8 @@ def settle_allocator() -> None:
 
     It hands large blocks back to the system, and then pays for thousands of fresh pages in every
     pass, until it has seen a block of nearly 32 MiB come and go: its thresholds follow the largest.
-    When that happens by chance, the same model is a tenth faster from then on. Other allocators do
-    not mind.
+    When that happens by chance, the same model is much faster from then on. Other allocators do not
+    mind.
     """
     torch.empty(_LARGEST_FREED, dtype=torch.uint8)
 
