@@ -12,7 +12,7 @@ from fastprune.budget.latency import LatencyTable
 from fastprune.data import Samples
 from fastprune.device import device_of
 from fastprune.promise import promise_warnings
-from fastprune.report import Latency, Report, Score, Size, Stopwatch
+from fastprune.report import Latency, Report, Score, Size, Stopwatch, with_total
 from fastprune.settings import Settings
 from fastprune.structure import HeadWidths, all_head_widths, find_sites, layer_units
 from fastprune.tokens.reduction import schedule_of
@@ -78,7 +78,8 @@ def describe(
         params=Size(_prunable(given, seq_len), _prunable(pruned, seq_len)),
         params_total=Size(_parameters(given), _parameters(pruned)),
         units=_units(given, pruned),
-        timing_s=outcome.watch.report(),
+        timing_s=with_total(outcome.watch.seconds),
+        processor_s=with_total(outcome.watch.processor),
         sample_ids=samples.ids,
         latency_ms=latency,
         latency_table=None if table is None else table.origin(),

@@ -29,6 +29,7 @@ from fastprune.fingerprint import (
     fingerprint_statistics,
 )
 from fastprune.inputs import Reader, check_prunable, load_model, load_table, load_tokenizer
+from fastprune.learned import Learned
 from fastprune.promise import workload_of
 from fastprune.report import Report, Stopwatch
 from fastprune.run import Run
@@ -240,8 +241,16 @@ class Prepared:
             None if self.held_out is None else resolve_metric(self.settings.metric, self.held_out)
         )
 
-    def results(self, statistics: Statistics | None = None) -> Iterator[PruneResult]:
-        """Prune to every budget of the settings; see :func:`prune` for ``statistics``."""
+    def results(
+        self, statistics: Statistics | None = None, *, learned: Learned | None = None
+    ) -> Iterator[PruneResult]:
+        """Prune to every budget of the settings.
+
+        Args:
+            statistics: as for :func:`prune`.
+            learned: what other runs on the same model and samples have found out, and this one adds
+                to.
+        """
         settings = self.settings
         scorer = Scorer(
             self.held_out,
@@ -253,7 +262,16 @@ class Prepared:
         with self.group.agreed():
             check_alike(self.group, {"settings": fingerprint(self._choices(statistics))})
             table = self._table()
-            run = Run(self.model, self.samples, settings, scorer, self.watch, table, self.group)
+            run = Run(
+                self.model,
+                self.samples,
+                settings,
+                scorer,
+                self.watch,
+                table,
+                self.group,
+                Learned() if learned is None else learned,
+            )
             for pruned in run.results(statistics):
                 yield PruneResult(
                     pruned.model,

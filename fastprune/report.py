@@ -76,35 +76,45 @@ STAGES = ("load", "calibrate", "search", "rearrange", "compact", "tune")
 
 
 class Stopwatch:
-    """Seconds per stage."""
+    """Seconds per stage: by the clock, and of the processor, over all threads of this process.
+
+    The latter hardly change when a machine has other work to do; a GPU's work is not in them.
+    """
 
     def __init__(self) -> None:
         self.seconds = dict.fromkeys(STAGES, 0.0)
-        self._inner = 0.0
+        self.processor = dict.fromkeys(STAGES, 0.0)
+        self._inner = (0.0, 0.0)
 
     def copy(self) -> Stopwatch:
         """A watch that goes on from here, for stages that are not shared."""
         other = Stopwatch()
-        other.seconds = dict(self.seconds)
+        other.add(self)
         return other
 
-    def report(self) -> dict[str, float]:
-        """Seconds per stage and in total."""
-        return {**self.seconds, "total": sum(self.seconds.values())}
+    def add(self, other: Stopwatch, share: float = 1.0) -> None:
+        """Count what another watch has counted, or a share of it."""
+        for name in STAGES:
+            self._count(name, share * other.seconds[name], share * other.processor[name])
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
         """Add the duration of a ``with`` block to ``name``, less that of stages within it."""
-        start = time.perf_counter()
-        earlier, self._inner = self._inner, 0.0
+        start = (time.perf_counter(), time.process_time())
+        earlier, self._inner = self._inner, (0.0, 0.0)
         try:
             yield
         finally:
             if torch.cuda.is_available():
                 torch.cuda.synchronize()
-            duration = time.perf_counter() - start
-            self.seconds[name] += duration - self._inner
-            self._inner = earlier + duration
+            wall = time.perf_counter() - start[0]
+            processor = time.process_time() - start[1]
+            self._count(name, wall - self._inner[0], processor - self._inner[1])
+            self._inner = (earlier[0] + wall, earlier[1] + processor)
+
+    def _count(self, name: str, seconds: float, processor: float) -> None:
+        self.seconds[name] += seconds
+        self.processor[name] += processor
 
 
 @contextmanager
@@ -114,7 +124,7 @@ def shared_stage(watches: Sequence[Stopwatch], name: str) -> Iterator[None]:
     with common.stage(name):
         yield
     for watch in watches:
-        watch.seconds[name] += common.seconds[name] / len(watches)
+        watch.add(common, 1 / len(watches))
 
 
 @dataclass
@@ -137,6 +147,7 @@ class Report:
             side by side get equal parts of the time it takes, but each the whole of the dense
             model's pass, where that is not part of calibration.
             ``total`` is their sum; scoring and the measurement of latency are not in it.
+        processor_s: the same of processor time, over all threads of the process.
         sample_ids: rows of the calibration source that were used, in order.
         latency_table: where, when and how the latency table was measured, if one was used.
         tuning: per site, the relative error of its output before it was tuned.
@@ -159,6 +170,7 @@ class Report:
     params_total: Size
     units: dict[str, list[int]]
     timing_s: dict[str, float]
+    processor_s: dict[str, float]
     sample_ids: list[int]
     latency_ms: Latency | None = None
     latency_table: dict[str, Any] | None = None
@@ -183,6 +195,11 @@ class Report:
             fields["latency_ms"]["speedup"] = self.latency_ms.speedup
             fields["latency_ms"]["deviation"] = self.latency_ms.deviation
         return fields
+
+
+def with_total(seconds: dict[str, float]) -> dict[str, float]:
+    """Seconds per stage, and their sum as ``"total"``."""
+    return {**seconds, "total": sum(seconds.values())}
 
 
 def versions() -> dict[str, str]:

@@ -20,6 +20,7 @@ from fastprune.errors import FastpruneError
 from fastprune.evaluation.scorer import Scorer
 from fastprune.inputs import computable, restore_dtypes
 from fastprune.kprune import Reference, kprune
+from fastprune.learned import Learned
 from fastprune.outcome import Outcome, describe
 from fastprune.parity import RELEASED_TUNER
 from fastprune.promise import latencies
@@ -80,6 +81,7 @@ class Run:
         watch: Stopwatch,
         table: LatencyTable | None,
         group: Group,
+        learned: Learned,
     ) -> None:
         """Nothing is computed yet.
 
@@ -91,6 +93,7 @@ class Run:
             watch: which has timed what came before.
             table: of the model; latency budgets need one.
             group: the processes that share the work.
+            learned: what other runs on the same model and samples have found out.
         """
         self._given = given
         self._dense = computable(given)
@@ -100,6 +103,7 @@ class Run:
         self._watch = watch
         self._table = table
         self._group = group
+        self._learned = learned
         self._sites = find_sites(given)
         self._seq_len = settings.seq_len or samples.mean_length
 
@@ -154,8 +158,9 @@ class Run:
     def _plans(self, statistics: Statistics | None) -> list[_Plan]:
         settings = self._settings
         budgets = [self._on_the_way(budget, 1 / settings.stages) for budget in settings.budgets]
+        learn = partial(self._learn, self._dense, self._sites, statistics)
+        chooser = self._learned.chooser(settings.method_name, learn, self._watch)
         with self._watch.stage("search"):
-            chooser = self._learn(self._dense, self._sites, statistics)
             kept = self._choose(chooser, self._sites, budgets)
             teachers: Sequence[Tensor | None] = [None] * len(budgets)
             if settings.staged:

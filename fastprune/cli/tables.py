@@ -119,13 +119,13 @@ def print_comparison(found: Comparison) -> None:
     seeds = len({trial.seed for trial in found.trials})
     title = f"{found.metric}, dense {found.dense:.4f}, {seeds} seed{'s' if seeds > 1 else ''}"
     table = Table("method", "tune", title=title)
-    for column in (*found.budgets, "seconds"):
+    for column in (*found.budgets, found.clock):
         table.add_column(column, justify="right", no_wrap=True)
     for way in found.ways:
         scores = [str(found.score(way, budget)) for budget in found.budgets]
         table.add_row(way.method, way.tune, *scores, f"{found.seconds(way):.1f}")
     console.print(table)
-    console.print("seconds: of one budget, from calibration on")
+    console.print(f"{found.clock}: of one budget, from calibration on")
     for name, reason in found.left_out.items():
         console.print(f"left out: {name}: {reason}")
     if found.directory is not None:

@@ -79,10 +79,25 @@ class Comparison:
         """Mean share of the prunable part's multiply-accumulates that is left."""
         return statistics.fmean(cell.macs for cell in self._cells(way, budget))
 
+    @property
+    def on_processor(self) -> bool:
+        """Whether all of the work was the processor's."""
+        return all(trial.device == "cpu" for trial in self.trials)
+
+    @property
+    def clock(self) -> str:
+        """What :meth:`seconds` are of."""
+        return "processor seconds" if self.on_processor else "seconds"
+
     def seconds(self, way: Way) -> float:
-        """What one budget takes with a way, from calibration on: median of budgets and seeds."""
+        """What one budget takes with a way, from calibration on: median of budgets and seeds.
+
+        Of processor time where a processor did all of the work, else by the clock.
+        """
         return statistics.median(
-            cell.seconds for budget in self.budgets for cell in self._cells(way, budget)
+            cell.processor_seconds if self.on_processor else cell.seconds
+            for budget in self.budgets
+            for cell in self._cells(way, budget)
         )
 
     def rows(self) -> list[dict[str, Any]]:
@@ -105,6 +120,9 @@ class Comparison:
                         "params_total_kept": statistics.fmean(cell.params for cell in cells),
                         "latency_ms": statistics.fmean(timed) if timed else None,
                         "seconds": statistics.median(cell.seconds for cell in cells),
+                        "processor_seconds": statistics.median(
+                            cell.processor_seconds for cell in cells
+                        ),
                         "warnings": sum(len(cell.warnings) for cell in cells),
                     }
                 )

@@ -94,7 +94,7 @@ def write_summaries(found: Comparison, out: Path) -> None:
 
 def markdown(found: Comparison) -> str:
     """The table of scores: one line per way, one column per budget."""
-    head = ["method", "tune", *found.budgets, "seconds"]
+    head = ["method", "tune", *found.budgets, found.clock]
     lines = [head, ["---"] * len(head)]
     for way in found.ways:
         scores = [str(found.score(way, budget)) for budget in found.budgets]

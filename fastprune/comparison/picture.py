@@ -62,5 +62,5 @@ def _seconds(axes: Axes, found: Comparison, colors: dict[str, str]) -> None:
     axes.invert_yaxis()
     axes.set_xscale("log")
     axes.set_title("one budget")
-    axes.set_xlabel("seconds, from calibration on")
+    axes.set_xlabel(f"{found.clock}, from calibration on")
     axes.grid(alpha=0.25, axis="x")

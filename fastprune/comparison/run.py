@@ -18,9 +18,10 @@ from fastprune.comparison.comparison import Comparison
 from fastprune.comparison.files import check_out, read_trials, write_summaries, write_trials
 from fastprune.comparison.trial import Cell, Trial
 from fastprune.comparison.ways import DEFAULT_TUNES, Way, combine, default_methods
-from fastprune.device import device_of, resolve_dtype
+from fastprune.device import resolve_dtype
 from fastprune.distributed import current_group
 from fastprune.errors import FastpruneError
+from fastprune.learned import Learned
 from fastprune.pareto import DEFAULT_BUDGETS
 from fastprune.pareto.files import held
 from fastprune.pareto.sweep import resolve_cache
@@ -128,7 +129,8 @@ def run_comparison(
     if resume and out is None:
         raise FastpruneError("nothing can be resumed without a directory; give out (--out)")
     ways, left_out = combine(methods, tunes, settings)
-    plan = [(way, run) for run in _seeded(settings, seeds) for way in ways]
+    runs = [(run, Learned()) for run in _seeded(settings, seeds)]
+    plan = [(way, run, learned) for run, learned in runs for way in ways]
     group = current_group()  # the first process alone saves, so it alone looks at what is there
     with ExitStack() as stack:
         earlier: Sequence[Trial] = []
@@ -139,9 +141,9 @@ def run_comparison(
                 stack.enter_context(held(out))
             earlier = group.first(partial(read_trials, out)) if resume else []
         found = Comparison((), left_out, out)
-        for way, run in plan:
+        for way, run, learned in plan:
             prepared = prepare(model, data, way.of(run), eval_data=eval_data, tokenizer=tokenizer)
-            trial = _kept(earlier, prepared) or _try(way, prepared)
+            trial = _kept(earlier, prepared) or _try(way, prepared, learned)
             found = replace(found, trials=(*found.trials, trial))
             if out is not None:
                 group.first(partial(write_trials, found, out, _origin(prepared)))
@@ -158,18 +160,18 @@ def _seeded(settings: Settings, seeds: Iterable[int]) -> list[Settings]:
     return [replace(settings, seed=seed) for seed in seeds]
 
 
-def _try(way: Way, prepared: Prepared) -> Trial:
+def _try(way: Way, prepared: Prepared, learned: Learned) -> Trial:
     """Prune to all budgets; the models themselves are let go one after the other."""
     fingerprint = prepared.fingerprint()
     cells, dense = [], None
-    for result in prepared.results():
+    for result in prepared.results(learned=learned):
         report = result.report.to_dict()
         dense = report["dense"]["score"]
         cells.append(Cell.of(report))
     assert prepared.metric is not None
     assert dense is not None
-    seed = prepared.settings.seed
-    return Trial(way, seed, fingerprint, prepared.metric, dense, tuple(cells))
+    device, seed = report["device"], prepared.settings.seed
+    return Trial(way, seed, fingerprint, prepared.metric, dense, device, tuple(cells))
 
 
 def _kept(earlier: Sequence[Trial], prepared: Prepared) -> Trial | None:
@@ -187,7 +189,6 @@ def _kept(earlier: Sequence[Trial], prepared: Prepared) -> Trial | None:
 def _origin(prepared: Prepared) -> dict[str, Any]:
     """Where and with what trials are made."""
     return {
-        "device": str(device_of(prepared.model)),
         "samples": len(prepared.samples),
         "held_out": len(prepared.held_out or ()),
         "versions": versions(),

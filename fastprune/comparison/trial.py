@@ -21,6 +21,7 @@ class Cell:
         params: share of all parameters that is left.
         latency_ms: measured; None where it was not.
         seconds: that this budget alone takes, from calibration to the tuned model.
+        processor_seconds: the same of processor time, over all threads of the process.
         warnings: of its report.
     """
 
@@ -30,6 +31,7 @@ class Cell:
     params: float
     latency_ms: float | None
     seconds: float
+    processor_seconds: float
     warnings: tuple[str, ...]
 
     @classmethod
@@ -37,16 +39,21 @@ class Cell:
         """From the report of a run (see :class:`fastprune.report.Report`)."""
         point = Point(report)
         assert point.score is not None
-        timing = report["timing_s"]
         return cls(
             budget=point.budget,
             score=point.score,
             macs=point.macs,
             params=point.params,
             latency_ms=point.latency,
-            seconds=timing["total"] - timing["load"],
+            seconds=_unloaded(report["timing_s"]),
+            processor_seconds=_unloaded(report["processor_s"]),
             warnings=tuple(report["warnings"]),
         )
+
+
+def _unloaded(stages: Mapping[str, float]) -> float:
+    """Of all stages after loading."""
+    return stages["total"] - stages["load"]
 
 
 @dataclass(frozen=True)
@@ -59,6 +66,7 @@ class Trial:
         fingerprint: of all that it depends on, budgets apart.
         metric: what was scored.
         dense: score of the model before pruning.
+        device: that it ran on.
         cells: one per budget, in the order they were asked for.
     """
 
@@ -67,6 +75,7 @@ class Trial:
     fingerprint: str
     metric: str
     dense: float
+    device: str
     cells: tuple[Cell, ...]
 
     def to_dict(self) -> dict[str, Any]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import json
 import statistics
+import time
+from dataclasses import replace
 
 import pytest
 from click.testing import CliRunner
@@ -16,6 +18,7 @@ from fastprune.cli import main
 from fastprune.comparison import Way
 from fastprune.comparison.files import read_trials
 from fastprune.errors import FastpruneError
+from fastprune.selection import METHODS
 
 QUICK = {"samples": 16}
 BUDGETS = ["macs=0.7", "macs=0.4"]
@@ -68,6 +71,34 @@ def test_means_and_deviations_are_over_seeds(compare):
     assert compare(methods=["random"], tunes=["none"], seeds=(0,)).rows()[0]["deviation"] is None
 
 
+def test_what_is_learned_serves_every_way_to_tune(compare, monkeypatch):
+    calls = []
+    optin = METHODS["optin"]
+
+    def learn(given):
+        calls.append(given.seed)
+        time.sleep(0.5)
+        return optin.learn(given)
+
+    monkeypatch.setitem(METHODS, "optin", replace(optin, learn=learn))
+    found = compare(methods=["optin"], seeds=(0, 1))
+    assert calls == [0, 1]
+    # Each counts what it would have taken alone: the clock, but not the processor, runs in a sleep.
+    cells = [cell for trial in found.trials for cell in trial.cells]
+    assert all(cell.seconds > 0.5 for cell in cells)
+    assert len({cell.processor_seconds for cell in cells}) > 1
+
+
+def test_seconds_are_of_the_processor_where_it_does_all_of_the_work(compare):
+    found = compare(methods=["random"], tunes=["none"], seeds=(0,))
+    (trial,), (way,) = found.trials, found.ways
+    assert found.clock == "processor seconds"
+    assert found.seconds(way) == statistics.median(c.processor_seconds for c in trial.cells)
+    elsewhere = replace(found, trials=(replace(trial, device="cuda:0"),))
+    assert elsewhere.clock == "seconds"
+    assert elsewhere.seconds(way) == statistics.median(c.seconds for c in trial.cells)
+
+
 def test_what_does_not_go_together_is_left_out_and_said(compare):
     found = compare(methods=["kprune", "magnitude"], tunes=["none", "weights"], seeds=(0,))
     assert [str(way) for way in found.ways] == [
@@ -114,10 +145,10 @@ def test_an_interrupted_one_leaves_finished_trials(compare, tmp_path, monkeypatc
 
     made = []
 
-    def failing(way, prepared):
+    def failing(*given):
         if len(made) == 2:
             raise KeyboardInterrupt
-        made.append(original(way, prepared))
+        made.append(original(*given))
         return made[-1]
 
     original = module._try
