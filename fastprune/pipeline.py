@@ -352,6 +352,7 @@ def prepare(
         )
         held_out = None if eval_data is None else reader.held_out(eval_data)
         calibration = reader.calibration(data, settings)
+        settings.check_task(calibration.task)
         check_devices(group, device_of(dense))
         if group.size > 1:
             given = {

@@ -185,6 +185,15 @@ class Settings:
         """How units are chosen."""
         return METHODS[self.method_name]
 
+    def check_task(self, task: str) -> None:
+        """Refuse samples of a task that the method does not go with.
+
+        Raises:
+            FastpruneError: saying why.
+        """
+        if task in self.selection.refuses:
+            raise FastpruneError(f"method {self.method_name} {self.selection.refuses[task]}")
+
     @property
     def needs(self) -> Needs:
         """What has to be collected from the samples; see :func:`collect_statistics`."""

@@ -17,7 +17,7 @@ from fastprune.budget import Budget, parse_budget
 from fastprune.comparison.comparison import Comparison
 from fastprune.comparison.files import check_out, read_trials, write_summaries, write_trials
 from fastprune.comparison.trial import Cell, Trial
-from fastprune.comparison.ways import DEFAULT_TUNES, Way, combine, default_methods
+from fastprune.comparison.ways import DEFAULT_TUNES, Way, combine, default_methods, honoured
 from fastprune.device import resolve_dtype
 from fastprune.distributed import current_group
 from fastprune.errors import FastpruneError
@@ -128,9 +128,8 @@ def run_comparison(
         )
     if resume and out is None:
         raise FastpruneError("nothing can be resumed without a directory; give out (--out)")
-    ways, left_out = combine(methods, tunes, settings)
-    runs = [(run, Learned()) for run in _seeded(settings, seeds)]
-    plan = [(way, run, learned) for run, learned in runs for way in ways]
+    runs = _seeded(settings, seeds)
+    every, left_out = combine(methods, tunes, settings)
     group = current_group()  # the first process alone saves, so it alone looks at what is there
     with ExitStack() as stack:
         earlier: Sequence[Trial] = []
@@ -140,14 +139,17 @@ def run_comparison(
             if group.rank == 0:
                 stack.enter_context(held(out))
             earlier = group.first(partial(read_trials, out)) if resume else []
-        found = Comparison((), left_out, out)
-        for way, run, learned in plan:
-            prepared = prepare(model, data, way.of(run), eval_data=eval_data, tokenizer=tokenizer)
-            trial = _kept(earlier, prepared) or _try(way, prepared, learned)
-            found = replace(found, trials=(*found.trials, trial))
-            if out is not None:
-                group.first(partial(write_trials, found, out, _origin(prepared)))
-            notify(trial)
+        found = Comparison((), {}, out)
+        for run in runs:
+            prepared = prepare(model, data, run, eval_data=eval_data, tokenizer=tokenizer)
+            ways, unsuited = honoured(every, partial(_check_task, prepared))
+            learned = Learned()
+            for way in ways:
+                trial = _trial(way, prepared, earlier, learned)
+                found = replace(found, left_out=left_out | unsuited, trials=(*found.trials, trial))
+                if out is not None:
+                    group.first(partial(write_trials, found, out, _origin(prepared)))
+                notify(trial)
         if out is not None:
             group.first(partial(write_summaries, found, out))
     return found
@@ -160,9 +162,20 @@ def _seeded(settings: Settings, seeds: Iterable[int]) -> list[Settings]:
     return [replace(settings, seed=seed) for seed in seeds]
 
 
-def _try(way: Way, prepared: Prepared, learned: Learned) -> Trial:
-    """Prune to all budgets; the models themselves are let go one after the other."""
+def _check_task(loaded: Prepared, way: Way) -> None:
+    way.of(loaded.settings).check_task(loaded.samples.task)
+
+
+def _trial(way: Way, loaded: Prepared, earlier: Sequence[Trial], learned: Learned) -> Trial:
+    """One way on what has been loaded for all of them, unless there is such a trial already."""
+    settings = way.of(loaded.settings)
+    prepared = replace(loaded, settings=settings, watch=loaded.watch.copy())
     fingerprint = prepared.fingerprint()
+    return _kept(earlier, fingerprint, settings) or _try(way, prepared, fingerprint, learned)
+
+
+def _try(way: Way, prepared: Prepared, fingerprint: str, learned: Learned) -> Trial:
+    """Prune to all budgets; the models themselves are let go one after the other."""
     cells, dense = [], None
     for result in prepared.results(learned=learned):
         report = result.report.to_dict()
@@ -174,12 +187,9 @@ def _try(way: Way, prepared: Prepared, learned: Learned) -> Trial:
     return Trial(way, seed, fingerprint, prepared.metric, dense, device, tuple(cells))
 
 
-def _kept(earlier: Sequence[Trial], prepared: Prepared) -> Trial | None:
+def _kept(earlier: Sequence[Trial], fingerprint: str, settings: Settings) -> Trial | None:
     """A trial of the same model, data, settings and budgets, where there is one."""
-    if not earlier:
-        return None
-    fingerprint = prepared.fingerprint()
-    budgets = [str(budget) for budget in prepared.settings.budgets]
+    budgets = [str(budget) for budget in settings.budgets]
     for trial in earlier:
         if trial.fingerprint == fingerprint and [c.budget for c in trial.cells] == budgets:
             return trial

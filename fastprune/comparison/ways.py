@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
 from fastprune.errors import FastpruneError
@@ -45,33 +45,43 @@ class Way:
 def combine(
     methods: Iterable[str], tunes: Iterable[str], settings: Settings
 ) -> tuple[list[Way], dict[str, str]]:
-    """Every method with every way to tune.
+    """Every method with every way to tune, as :func:`honoured` sorts them.
 
     Args:
         methods: by name.
         tunes: by name.
         settings: what all of them have in common.
 
-    Returns:
-        those that a run can honour, and of the others, by name, why not.
-
     Raises:
         FastpruneError: an unknown name, one given twice, or nothing that a run can honour.
     """
     methods, tunes = _once("method", methods, METHODS), _once("tune", tunes, TUNERS)
-    ways, left_out = [], {}
-    for method in methods:
-        for tune in tunes:
-            way = Way(method, tune)
-            try:
-                way.of(settings)
-            except FastpruneError as reason:
-                left_out[str(way)] = str(reason)
-            else:
-                ways.append(way)
-    if not ways:
+    every = [Way(method, tune) for method in methods for tune in tunes]
+    return honoured(every, lambda way: way.of(settings))
+
+
+def honoured(
+    ways: Iterable[Way], check: Callable[[Way], object]
+) -> tuple[list[Way], dict[str, str]]:
+    """Those that a check lets pass, and of the others, by name, why not.
+
+    Raises:
+        FastpruneError: nothing is left.
+    """
+    objections = {way: _objection(way, check) for way in ways}
+    passed = [way for way, reason in objections.items() if reason is None]
+    left_out = {str(way): reason for way, reason in objections.items() if reason is not None}
+    if not passed:
         raise FastpruneError(f"nothing is left to compare: {next(iter(left_out.values()))}")
-    return ways, left_out
+    return passed, left_out
+
+
+def _objection(way: Way, check: Callable[[Way], object]) -> str | None:
+    try:
+        check(way)
+    except FastpruneError as reason:
+        return str(reason)
+    return None
 
 
 def _once(what: str, names: Iterable[str], choices: Iterable[str]) -> list[str]:

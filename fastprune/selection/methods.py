@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from fastprune.errors import FastpruneError
 from fastprune.optin import Losses, mixed, mixed_as_released, score_units
 from fastprune.selection.chooser import Chooser, Evidence
 from fastprune.selection.nested import Nested
@@ -40,6 +39,7 @@ class Method:
         mask_gradients: whether it needs the gradients of the masks, sample by sample.
         moments: whether it needs the second moments at the output projections.
         rearranges: whether masks are rearranged afterwards.
+        refuses: by task, why it does not go with it; the sentence follows the method's name.
         blind: chooses among sites before anything is known of them, to find out what can be met.
     """
 
@@ -48,6 +48,7 @@ class Method:
     mask_gradients: bool = False
     moments: bool = False
     rearranges: bool = False
+    refuses: Mapping[str, str] = field(default_factory=dict)
     blind: Callable[[Sequence[Site]], Chooser] = lambda sites: Ranked(_nothing(sites))
 
     @property
@@ -76,13 +77,10 @@ def _fisher(given: Evidence) -> Chooser:
     return Ranked(given.statistics.importance())
 
 
-def _optin(mix: Callable[[Losses, Sequence[Site]], Tensor], *, images: bool) -> Method:
+def _optin(
+    mix: Callable[[Losses, Sequence[Site]], Tensor], refuses: Mapping[str, str] | None = None
+) -> Method:
     def learn(given: Evidence) -> Chooser:
-        if given.samples.task == "image" and not images:
-            raise FastpruneError(
-                "method optin-parity is what the released code does to text models; use method "
-                "optin for images"
-            )
         losses = score_units(
             given.model,
             given.sites,
@@ -94,7 +92,7 @@ def _optin(mix: Callable[[Losses, Sequence[Site]], Tensor], *, images: bool) -> 
         )
         return Ranked(mix(losses, given.sites))
 
-    return Method(learn)
+    return Method(learn, refuses=refuses or {})
 
 
 def _spp(given: Evidence) -> Chooser:
@@ -136,8 +134,11 @@ METHODS = {
     "obs": _obs(plain=False),
     "obs-plain": _obs(plain=True),
     "fisher": Method(_fisher, mask_fisher=True, rearranges=True),
-    "optin": _optin(mixed, images=True),
-    "optin-parity": _optin(mixed_as_released, images=False),
+    "optin": _optin(mixed),
+    "optin-parity": _optin(
+        mixed_as_released,
+        {"image": "is what the released code does to text models; use method optin for images"},
+    ),
     "spp": _path(_spp),
     "spp-passes": _path(_spp_passes),
     "kprune": Method(learn=None),

@@ -11,7 +11,7 @@ from dataclasses import replace
 import pytest
 from click.testing import CliRunner
 from tiny_models import tiny
-from tiny_samples import text_samples
+from tiny_samples import image_samples, text_samples
 
 import fastprune
 from fastprune.cli import main
@@ -106,6 +106,15 @@ def test_what_does_not_go_together_is_left_out_and_said(compare):
     ]  # fmt: skip
     assert list(found.left_out) == ["kprune, none"]
     assert "tune=none" in found.left_out["kprune, none"]
+
+
+def test_what_does_not_go_with_the_task_is_left_out():
+    found = fastprune.compare(
+        tiny("vit").float(), image_samples(12), image_samples(12), ["macs=0.5"],
+        methods=["optin-parity", "random"], tunes=["none"], seeds=(0,), samples=8,
+    )  # fmt: skip
+    assert [str(way) for way in found.ways] == ["random, none"]
+    assert "text models" in found.left_out["optin-parity, none"]
 
 
 def test_files_hold_what_was_found(compare, tmp_path):
