@@ -26,7 +26,7 @@ from fastprune.errors import (
     UnsupportedModelError,
 )
 from fastprune.settings import Settings
-from fastprune.structure import find_sites
+from fastprune.structure import GRANULARITIES
 from fastprune.tokens.reduction import refuse_reduced
 
 
@@ -172,15 +172,16 @@ def _has_vocabulary(directory: Path) -> bool:
     return any(any(directory.glob(pattern)) for pattern in patterns)
 
 
-def check_prunable(model: nn.Module, align: int = 1) -> None:
+def check_prunable(model: nn.Module, align: int = 1, granularity: str = "heads") -> None:
     """Refuse models that nothing can be taken from, or whose weights no calculation survives.
 
     Raises:
-        UnsupportedModelError: an architecture without declaration, or no units left.
+        UnsupportedModelError: an architecture without declaration, one that is not cut so finely,
+            or no units left.
         FastpruneError: a weight with a NaN or an infinity, an alignment wider than any FFN, or
             tokens that are reduced.
     """
-    sites = find_sites(model)
+    sites = GRANULARITIES[granularity](model)
     refuse_reduced(model, "prune heads and filters first")
     if not sites:
         raise UnsupportedModelError("no heads or filters are left in this model to prune")

@@ -83,6 +83,7 @@ def prune(
     budget: BudgetLike = "macs=0.5",
     *,
     method: str | None = None,
+    granularity: str = "heads",
     tune: str | None = None,
     stages: int = 1,
     teacher: str = "dense",
@@ -124,6 +125,8 @@ def prune(
             ``"optin"``, ``"optin-parity"``, ``"spp"``, ``"spp-passes"``, ``"kprune"``,
             ``"magnitude"`` or ``"random"``; see
             :data:`fastprune.selection.METHODS`.
+        granularity: how finely attention is cut: ``"heads"``, or ``"dimensions"`` and
+            ``"shared-dimensions"`` inside them; see :data:`fastprune.structure.GRANULARITIES`.
         tune: how survivors are corrected: ``"weights"`` (the default) re-solves the kept output
             projections, ``"scale"`` rescales kept units, ``"bias"`` keeps the mean of what goes,
             ``"none"`` leaves all as it is.
@@ -165,6 +168,7 @@ def prune(
     settings = Settings(
         budgets=(parse_budget(budget),),
         method=method,
+        granularity=granularity,
         tune=tune,
         stages=stages,
         teacher=teacher,
@@ -252,6 +256,7 @@ class Prepared:
                 to.
         """
         settings = self.settings
+        settings.check_task(self.samples.task)
         scorer = Scorer(
             self.held_out,
             settings.metric,
@@ -337,7 +342,7 @@ def prepare(
         if tokenizer is None and not isinstance(model, nn.Module):
             tokenizer = load_tokenizer(model, dense)
         # These fail before any data are read.
-        check_prunable(dense, settings.align or 1)
+        check_prunable(dense, settings.align or 1, settings.granularity)
         if settings.token_budget is not None:
             check_reducible(dense, settings.token_budget)
         # Read once: what counts from here on is what a table says, not where it lies.
@@ -352,7 +357,6 @@ def prepare(
         )
         held_out = None if eval_data is None else reader.held_out(eval_data)
         calibration = reader.calibration(data, settings)
-        settings.check_task(calibration.task)
         check_devices(group, device_of(dense))
         if group.size > 1:
             given = {

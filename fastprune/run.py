@@ -104,7 +104,7 @@ class Run:
         self._table = table
         self._group = group
         self._learned = learned
-        self._sites = find_sites(given)
+        self._sites = settings.sites(given)
         self._seq_len = settings.seq_len or samples.mean_length
 
     def results(self, statistics: Statistics | None) -> Iterator[Pruned]:
@@ -244,7 +244,7 @@ class Run:
         target = self._on_the_way(budget, fraction)
         # A share is one of the model handed in.
         target = target.absolute(self._prices(budget.kind).dense)
-        sites = find_sites(student.model)
+        sites = self._settings.sites(student.model)
         if self._prices(budget.kind, sites).dense <= target.value:
             return False  # whole sublayers or aligned counts can be a long step
         further, aids = self._choose_further(student.model, sites, target, aids, student.watch)
@@ -355,7 +355,7 @@ class Run:
         """Remove what the masks do not keep; biases are corrected at once, before it is gone."""
         before = student.model
         with student.watch.stage("compact"):
-            student.model = compact(before, masks)
+            student.model = compact(before, masks, self._settings.sites(before))
         if self._settings.tuner == "bias":
             with student.watch.stage("tune"):
                 sites = find_sites(before)
@@ -391,7 +391,7 @@ class Run:
     def _teacher(self, plan: _Plan) -> nn.Module:
         if plan.teacher is None:
             return self._dense
-        return compact(self._dense, split_packed(plan.teacher, self._sites))
+        return compact(self._dense, split_packed(plan.teacher, self._sites), self._sites)
 
     def _prices(self, kind: BudgetKind, sites: Sequence[Site] | None = None) -> Prices:
         """What units cost: those of some sites, or of the model handed in."""

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import get_args
 
 import torch
+from torch import nn
 
 from fastprune.budget import Budget, BudgetKind
 from fastprune.budget.latency import LatencyTable
@@ -18,6 +19,7 @@ from fastprune.calibration.objective import Targets
 from fastprune.calibration.statistics import FisherKind, Needs
 from fastprune.errors import FastpruneError
 from fastprune.selection import METHODS, Method
+from fastprune.structure import GRANULARITIES, Site
 from fastprune.tuning import TUNERS
 
 DEFAULT_SAMPLES = 2048
@@ -39,6 +41,7 @@ class Settings:
 
     budgets: tuple[Budget, ...]
     method: str | None = None
+    granularity: str = "heads"
     tune: str | None = None
     stages: int = 1
     teacher: str = "dense"
@@ -66,6 +69,7 @@ class Settings:
 
     def __post_init__(self) -> None:
         check_known("method", self.method_name, METHODS)
+        check_known("granularity", self.granularity, GRANULARITIES)
         check_known("tune", self.tuner, TUNERS)
         check_known("teacher", self.teacher, TEACHERS)
         check_known("fisher", self.fisher_kind, get_args(FisherKind))
@@ -95,6 +99,8 @@ class Settings:
             )
         if self.tokens is not None:
             self._check_tokens(self.tokens)
+        if self.granularity != "heads":
+            self._check_granularity()
         if self.selection.while_tuning:
             self._check_while_tuning()
         original = f"preset {self.preset}" if self.parity else None
@@ -122,6 +128,29 @@ class Settings:
                 "only; use a budget in macs or params"
             )
 
+    def _check_granularity(self) -> None:
+        """Refuse what does not go with dimensions inside heads."""
+        if not self.selection.inside_heads:
+            able = [name for name, method in METHODS.items() if method.inside_heads]
+            raise FastpruneError(
+                f"method {self.method_name} chooses among whole heads; for "
+                f"granularity={self.granularity} use method {', '.join(able)}"
+            )
+        if self.promises_latency or self.latency_table is not None:
+            raise FastpruneError(
+                f"latency budgets and tables know whole heads only; for "
+                f"granularity={self.granularity} use a budget in macs or params"
+            )
+        self._check_only(
+            f"granularity={self.granularity}",
+            {
+                "tune": (None, "weights", "none"),
+                "stages": (1,),
+                "teacher": ("dense",),
+                "uniform": (False,),
+            },
+        )
+
     @property
     def token_budget(self) -> Budget | None:
         """What token reduction is to leave of the MACs of a pruned model; None = no reduction."""
@@ -129,19 +158,24 @@ class Settings:
 
     def _check_while_tuning(self) -> None:
         """Refuse what a method that tunes as it selects cannot honour."""
-        allowed: dict[str, tuple[object, ...]] = {
-            "tune": (None, "weights"),
-            "stages": (1,),
-            "teacher": ("dense",),
-            "targets": ("model",),
-            "align": (None, 1),
-            "uniform": (False,),
-        }
+        self._check_only(
+            f"method {self.method_name}",
+            {
+                "tune": (None, "weights"),
+                "stages": (1,),
+                "teacher": ("dense",),
+                "targets": ("model",),
+                "align": (None, 1),
+                "uniform": (False,),
+            },
+        )
+
+    def _check_only(self, choice: str, allowed: Mapping[str, tuple[object, ...]]) -> None:
+        """Refuse settings with other values than a choice can honour."""
         for name, values in allowed.items():
             if getattr(self, name) not in values:
                 raise FastpruneError(
-                    f"method {self.method_name} does not go with {name}={getattr(self, name)}; "
-                    f"leave {name} out, or use another method"
+                    f"{choice} does not go with {name}={getattr(self, name)}; leave one of them out"
                 )
 
     @property
@@ -179,6 +213,14 @@ class Settings:
     def method_name(self) -> str:
         """How units are chosen, by name."""
         return DEFAULT_METHOD if self.method is None else self.method
+
+    def sites(self, model: nn.Module) -> list[Site]:
+        """What the method chooses from.
+
+        Raises:
+            UnsupportedModelError: a model that is not cut this finely.
+        """
+        return GRANULARITIES[self.granularity](model)
 
     @property
     def selection(self) -> Method:
@@ -244,6 +286,7 @@ class Settings:
             return self
         prescribed = {
             "method": (None, "fisher"),
+            "granularity": ("heads",),
             "tune": (None, "scale"),
             "fisher": (None, "batch"),
             "rearrange": (True,),

@@ -18,7 +18,7 @@ from fastprune.fingerprint import fingerprint, fingerprint_model, fingerprint_sa
 from fastprune.kprune import Reference
 from fastprune.report import Stopwatch
 from fastprune.settings import Settings
-from fastprune.structure import Site
+from fastprune.structure import Site, find_sites
 from fastprune.structure.declaration import anatomy
 from fastprune.version import __version__
 
@@ -97,6 +97,7 @@ class Survey:
                 recorder=recorder,
                 group=self._group,
                 progress=settings.progress,
+                sites=settings.sites(model),
                 **settings.needs,
             )
 
@@ -132,12 +133,13 @@ class Survey:
         dtype = self._settings.dtype
         tokens = sum(self.share.lengths)
         limit = trace_bytes(device_of(self._dense))
+        projections = find_sites(self._dense)  # however finely attention is cut
         return {
             "model": self._dense,
             "blocks": anatomy(self._dense).blocks,
-            "sites": self._sites,
+            "sites": projections,
             # Images of a model that does not tell its number of patches: nothing is recorded.
-            "depth": depth_within(self._sites, tokens, dtype, limit) if tokens else 0,
+            "depth": depth_within(projections, tokens, dtype, limit) if tokens else 0,
             "dtype": dtype,
             "tokens": tokens,
         }
@@ -153,6 +155,7 @@ class Survey:
                 "samples": fingerprint_samples(self._samples),
                 "fisher": (settings.fisher_kind, mini_batches),
                 "targets": settings.targets,
+                "granularity": settings.granularity,
                 "seed": settings.seed,
                 "dtype": settings.dtype,
                 "device": device_of(self._dense).type,

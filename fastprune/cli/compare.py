@@ -24,7 +24,6 @@ from fastprune.pareto import DEFAULT_BUDGETS
 from fastprune.pareto.sweep import resolve_cache
 from fastprune.progress import calm_libraries
 from fastprune.selection import METHODS
-from fastprune.settings import Settings
 from fastprune.tuning import TUNERS
 
 
@@ -104,18 +103,18 @@ def compare(
     """Prune MODEL (a directory or a hub id) in several ways, and compare the scores."""
     calm_libraries()
     silent = quiet or as_json
-    settings = Settings(
-        budgets=tuple(map(parse_budget, budgets)),
-        dtype=resolve_dtype(dtype),
-        progress=not silent,
-        cache=resolve_cache(cache),
+    choices = {
+        "budgets": tuple(map(parse_budget, budgets)),
+        "dtype": resolve_dtype(dtype),
+        "progress": not silent,
+        "cache": resolve_cache(cache),
         **options,
-    )
+    }
     found = run_comparison(
         model,
         train,
         eval_data,
-        settings,
+        choices,
         methods=methods or list(METHODS),
         tunes=tunes,
         seeds=range(seeds),

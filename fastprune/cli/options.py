@@ -10,6 +10,7 @@ import click
 from fastprune.calibration.objective import Targets
 from fastprune.selection import METHODS
 from fastprune.settings import PRESETS, TEACHERS
+from fastprune.structure import GRANULARITIES
 from fastprune.tuning import TUNERS
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -65,6 +66,13 @@ _SETTINGS = [
         default="dense",
         show_default=True,
         help="What tuning imitates: the dense model, or one pruned half-way.",
+    ),
+    click.option(
+        "--granularity",
+        type=click.Choice(list(GRANULARITIES)),
+        default="heads",
+        show_default=True,
+        help="How finely attention is cut: whole heads, or dimensions inside them.",
     ),
     click.option("--samples", type=int, help="Calibration samples.  [default: 2048, or all]"),
     click.option(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
@@ -79,19 +79,19 @@ def compare(
         raise FastpruneError("a comparison takes a list of budgets, as ['macs=0.8', 'macs=0.5']")
     own = ("budgets", "cache", "method", "tune", "seed", "preset")
     check_options("compare", options, own)
-    settings = Settings(
-        budgets=tuple(map(parse_budget, budgets)),
-        latency=latency,
-        dtype=resolve_dtype(dtype),
-        cache=resolve_cache(cache),
+    choices = {
+        "budgets": tuple(map(parse_budget, budgets)),
+        "latency": latency,
+        "dtype": resolve_dtype(dtype),
+        "cache": resolve_cache(cache),
         **options,
-    )
+    }
     with current_group().agreed():
         return run_comparison(
             model,
             data,
             eval_data,
-            settings,
+            choices,
             methods=default_methods() if methods is None else methods,
             tunes=tunes,
             seeds=seeds,
@@ -106,7 +106,7 @@ def run_comparison(
     model: nn.Module | str | os.PathLike[str],
     data: Any,
     eval_data: Any,
-    settings: Settings,
+    choices: Mapping[str, Any],
     *,
     methods: Iterable[str],
     tunes: Iterable[str],
@@ -117,9 +117,10 @@ def run_comparison(
     tokenizer: Any = None,
     notify: Notify = lambda _: None,
 ) -> Comparison:
-    """:func:`compare` for settings at hand.
+    """:func:`compare` for choices at hand.
 
     Args:
+        choices: all settings that the ways have in common, but for the seed.
         notify: also told of trials that ``resume`` keeps.
     """
     if eval_data is None:
@@ -128,8 +129,9 @@ def run_comparison(
         )
     if resume and out is None:
         raise FastpruneError("nothing can be resumed without a directory; give out (--out)")
-    runs = _seeded(settings, seeds)
-    every, left_out = combine(methods, tunes, settings)
+    seeds = _once(seeds)
+    every, left_out = combine(methods, tunes, choices)
+    runs = [every[0].settings({**choices, "seed": seed}) for seed in seeds]
     group = current_group()  # the first process alone saves, so it alone looks at what is there
     with ExitStack() as stack:
         earlier: Sequence[Trial] = []
@@ -155,23 +157,30 @@ def run_comparison(
     return found
 
 
-def _seeded(settings: Settings, seeds: Iterable[int]) -> list[Settings]:
+def _once(seeds: Iterable[int]) -> list[int]:
     seeds = list(seeds)
     if not seeds or len(set(seeds)) < len(seeds):
         raise FastpruneError("a comparison needs seeds, each of them once, such as 0, 1 and 2")
-    return [replace(settings, seed=seed) for seed in seeds]
+    return seeds
 
 
 def _check_task(loaded: Prepared, way: Way) -> None:
-    way.of(loaded.settings).check_task(loaded.samples.task)
+    _of(way, loaded).settings.check_task(loaded.samples.task)
+
+
+def _of(way: Way, loaded: Prepared) -> Prepared:
+    """What has been loaded once, for one way."""
+    settings = replace(loaded.settings, method=way.method, tune=way.tune)
+    return replace(loaded, settings=settings, watch=loaded.watch.copy())
 
 
 def _trial(way: Way, loaded: Prepared, earlier: Sequence[Trial], learned: Learned) -> Trial:
     """One way on what has been loaded for all of them, unless there is such a trial already."""
-    settings = way.of(loaded.settings)
-    prepared = replace(loaded, settings=settings, watch=loaded.watch.copy())
+    prepared = _of(way, loaded)
     fingerprint = prepared.fingerprint()
-    return _kept(earlier, fingerprint, settings) or _try(way, prepared, fingerprint, learned)
+    return _kept(earlier, fingerprint, prepared.settings) or _try(
+        way, prepared, fingerprint, learned
+    )
 
 
 def _try(way: Way, prepared: Prepared, fingerprint: str, learned: Learned) -> Trial:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
 
 from fastprune.errors import FastpruneError
 from fastprune.selection import METHODS
@@ -33,31 +34,34 @@ class Way:
     def __str__(self) -> str:
         return f"{self.method}, {self.tune}"
 
-    def of(self, settings: Settings) -> Settings:
+    def settings(self, choices: Mapping[str, Any]) -> Settings:
         """The settings of a run that prunes this way.
+
+        Args:
+            choices: all others.
 
         Raises:
             FastpruneError: a run cannot honour them.
         """
-        return replace(settings, method=self.method, tune=self.tune)
+        return Settings(method=self.method, tune=self.tune, **choices)
 
 
 def combine(
-    methods: Iterable[str], tunes: Iterable[str], settings: Settings
+    methods: Iterable[str], tunes: Iterable[str], choices: Mapping[str, Any]
 ) -> tuple[list[Way], dict[str, str]]:
     """Every method with every way to tune, as :func:`honoured` sorts them.
 
     Args:
         methods: by name.
         tunes: by name.
-        settings: what all of them have in common.
+        choices: the settings that all of them have in common.
 
     Raises:
         FastpruneError: an unknown name, one given twice, or nothing that a run can honour.
     """
     methods, tunes = _once("method", methods, METHODS), _once("tune", tunes, TUNERS)
     every = [Way(method, tune) for method in methods for tune in tunes]
-    return honoured(every, lambda way: way.of(settings))
+    return honoured(every, lambda way: way.settings(choices))
 
 
 def honoured(
@@ -72,7 +76,9 @@ def honoured(
     passed = [way for way, reason in objections.items() if reason is None]
     left_out = {str(way): reason for way, reason in objections.items() if reason is not None}
     if not passed:
-        raise FastpruneError(f"nothing is left to compare: {next(iter(left_out.values()))}")
+        first, *others = dict.fromkeys(left_out.values())
+        # What holds for all of them is no matter of method or tuning.
+        raise FastpruneError(f"nothing is left to compare: {first}" if others else first)
     return passed, left_out
 
 

@@ -39,6 +39,7 @@ class Method:
         mask_gradients: whether it needs the gradients of the masks, sample by sample.
         moments: whether it needs the second moments at the output projections.
         rearranges: whether masks are rearranged afterwards.
+        inside_heads: whether it also chooses among dimensions inside heads.
         refuses: by task, why it does not go with it; the sentence follows the method's name.
         blind: chooses among sites before anything is known of them, to find out what can be met.
     """
@@ -48,6 +49,7 @@ class Method:
     mask_gradients: bool = False
     moments: bool = False
     rearranges: bool = False
+    inside_heads: bool = False
     refuses: Mapping[str, str] = field(default_factory=dict)
     blind: Callable[[Sequence[Site]], Chooser] = lambda sites: Ranked(_nothing(sites))
 
@@ -126,6 +128,7 @@ def _path(learn: Callable[[Evidence], Chooser]) -> Method:
     return Method(
         learn,
         mask_gradients=True,
+        inside_heads=True,
         blind=lambda sites: Nested(torch.arange(len(_nothing(sites)))),
     )
 
@@ -133,7 +136,7 @@ def _path(learn: Callable[[Evidence], Chooser]) -> Method:
 METHODS = {
     "obs": _obs(plain=False),
     "obs-plain": _obs(plain=True),
-    "fisher": Method(_fisher, mask_fisher=True, rearranges=True),
+    "fisher": Method(_fisher, mask_fisher=True, rearranges=True, inside_heads=True),
     "optin": _optin(mixed),
     "optin-parity": _optin(
         mixed_as_released,
@@ -143,7 +146,9 @@ METHODS = {
     "spp-passes": _path(_spp_passes),
     "kprune": Method(learn=None),
     "magnitude": Method(lambda given: Ranked(magnitudes(given.model, given.sites))),
-    "random": Method(lambda given: Ranked(random_scores(given.sites, given.seed))),
+    "random": Method(
+        lambda given: Ranked(random_scores(given.sites, given.seed)), inside_heads=True
+    ),
 }
 """``obs``: structured Optimal Brain Surgeon with errors weighed by the loss; ``obs-plain``: with
 plain squares. ``fisher``: the diagonal Fisher information of the masks (Kwon et al. 2022, eq. 6),

@@ -31,7 +31,8 @@ class Ranked:
         uniform: Sequence[SiteKind] | None = None,
     ) -> Tensor:
         """See :meth:`Chooser.masks`."""
-        if uniform is None and align == 1 and prices.one_per_kind:
+        whole = all(site.kind in ("attention", "ffn") for site in prices.sites)
+        if whole and uniform is None and align == 1 and prices.one_per_kind:
             return search_masks(self._importance, prices, budgets)
         paths = ranked_paths(self._importance, prices.sites)
         return Paths(paths).masks(prices, budgets, align=align, uniform=uniform)

@@ -89,7 +89,7 @@ def divergence_gradient(
                 stack.callback(parameter.requires_grad_, True)
                 parameter.requires_grad_(False)
         named = {site.name: mask for site, mask in zip(sites, masks, strict=True)}
-        stack.enter_context(masked(model, named))
+        stack.enter_context(masked(model, named, sites))
         yield gradient
 
 

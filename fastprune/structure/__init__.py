@@ -10,6 +10,7 @@ from fastprune.structure.declaration import (
     declare,
     declared_types,
 )
+from fastprune.structure.granularity import GRANULARITIES
 from fastprune.structure.heads import HeadWidths, all_head_widths
 from fastprune.structure.inner import find_inner_sites
 from fastprune.structure.masking import masked
@@ -18,6 +19,7 @@ from fastprune.structure.site import Site, SiteKind
 from fastprune.structure.sites import find_sites, layer_units
 
 __all__ = [
+    "GRANULARITIES",
     "Attention",
     "Declaration",
     "HeadWidths",

@@ -178,7 +178,7 @@ def test_an_interrupted_one_leaves_finished_trials(compare, tmp_path, monkeypatc
         ({"methods": ["fischer"]}, "unknown method 'fischer'"),
         ({"methods": ["fisher", "fisher"]}, "a method is given twice"),
         ({"tunes": ["weight"]}, "unknown tune 'weight'"),
-        ({"methods": ["kprune"], "tunes": ["none"]}, "nothing is left to compare"),
+        ({"methods": ["kprune"], "tunes": ["none"]}, "tune=none"),
         ({"seeds": []}, "needs seeds"),
         ({"seeds": [1, 1]}, "each of them once"),
         ({"seeds": [-1]}, "seed must be"),
