@@ -22,6 +22,8 @@ from fastprune.pareto import Sweep, sweep
 from fastprune.pipeline import PruneResult, prune
 from fastprune.structure import Site, find_sites
 from fastprune.tokens.reduce import reduce_tokens
+from fastprune.training import finetune
+from fastprune.training.search import search_path
 from fastprune.version import __version__
 
 __all__ = [
@@ -41,6 +43,7 @@ __all__ = [
     "data_parallel",
     "evaluate",
     "find_sites",
+    "finetune",
     "load_pretrained",
     "load_samples",
     "measure_latency",
@@ -49,5 +52,6 @@ __all__ = [
     "prune",
     "reduce_tokens",
     "save_pretrained",
+    "search_path",
     "sweep",
 ]

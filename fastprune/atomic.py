@@ -132,6 +132,27 @@ def check_target(
     return target
 
 
+def check_file(path: str | os.PathLike[str], overwrite: bool) -> Path:
+    """Refuse a file that may not be written, before any work is done for it.
+
+    Raises:
+        CheckpointError: it exists and may not be replaced, or its directory cannot be written.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise CheckpointError(f"{path} is a directory; name a file in it")
+    if path.exists() and not overwrite:
+        raise CheckpointError(
+            f"{path} exists; choose another file or allow overwriting (--overwrite, or in Python "
+            "overwrite=True)"
+        )
+    if not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
+        raise CheckpointError(
+            f"{path.parent} is no directory that can be written to; choose another file"
+        )
+    return path
+
+
 def _swap(staging: Path, target: Path) -> None:
     """Rename ``staging`` to ``target``; a previous target is put back if that fails."""
     if not target.exists():

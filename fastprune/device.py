@@ -189,6 +189,19 @@ def evaluation_mode(*models: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
+def frozen(model: nn.Module) -> Iterator[None]:
+    """Within the block no weight asks for gradients; those that did do so again afterwards."""
+    learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    try:
+        for parameter in learning:
+            parameter.requires_grad_(False)
+        yield
+    finally:
+        for parameter in learning:
+            parameter.requires_grad_(True)
+
+
+@contextmanager
 def cache_off(model: nn.Module) -> Iterator[None]:
     """No keys and values are kept for generation inside the block."""
     config: Any = getattr(model, "config", None)

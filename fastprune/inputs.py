@@ -26,6 +26,7 @@ from fastprune.errors import (
     UnsupportedModelError,
 )
 from fastprune.settings import Settings
+from fastprune.spp.saved import SearchedPath
 from fastprune.structure import GRANULARITIES
 from fastprune.tokens.reduction import refuse_reduced
 
@@ -66,6 +67,10 @@ class Reader:
         # The original draws with replacement, so it may ask for more than there is.
         draw = np.random.RandomState(settings.seed).choice(len(everything), settings.limit)
         return everything.select(draw.tolist())
+
+    def training(self, source: Any, limit: int | None, seed: int) -> Samples:
+        """Labelled samples to train on: all there are, or ``limit`` of them."""
+        return self._read(source, "train", labels=True, limit=limit, at_most=False, seed=seed)
 
     def held_out(self, source: Any) -> Samples:
         """All samples of an evaluation source."""
@@ -164,6 +169,22 @@ def load_table(
         return None
     loaded = table if isinstance(table, LatencyTable) else LatencyTable.load(table)
     loaded.check_fit(model)
+    return loaded
+
+
+def load_path(
+    path: SearchedPath | str | os.PathLike[str] | None, model: nn.Module, granularity: str
+) -> SearchedPath | None:
+    """The searched path of a run, where one is given.
+
+    Raises:
+        CheckpointError: it cannot be read.
+        FastpruneError: it is of another model.
+    """
+    if path is None:
+        return None
+    loaded = path if isinstance(path, SearchedPath) else SearchedPath.load(path)
+    loaded.check_fit(model, GRANULARITIES[granularity](model), granularity)
     return loaded
 
 

@@ -28,12 +28,20 @@ from fastprune.fingerprint import (
     fingerprint_samples,
     fingerprint_statistics,
 )
-from fastprune.inputs import Reader, check_prunable, load_model, load_table, load_tokenizer
+from fastprune.inputs import (
+    Reader,
+    check_prunable,
+    load_model,
+    load_path,
+    load_table,
+    load_tokenizer,
+)
 from fastprune.learned import Learned
 from fastprune.promise import workload_of
 from fastprune.report import Report, Stopwatch
 from fastprune.run import Run
 from fastprune.settings import Settings
+from fastprune.spp.saved import SearchedPath
 from fastprune.tokens.reduce import check_reducible
 from fastprune.version import __version__
 
@@ -84,6 +92,7 @@ def prune(
     *,
     method: str | None = None,
     granularity: str = "heads",
+    path: SearchedPath | str | os.PathLike[str] | None = None,
     tune: str | None = None,
     stages: int = 1,
     teacher: str = "dense",
@@ -127,6 +136,8 @@ def prune(
             :data:`fastprune.selection.METHODS`.
         granularity: how finely attention is cut: ``"heads"``, or ``"dimensions"`` and
             ``"shared-dimensions"`` inside them; see :data:`fastprune.structure.GRANULARITIES`.
+        path: that :func:`fastprune.search_path` has found, for ``method="spp"``; by default a path
+            is followed on the calibration samples.
         tune: how survivors are corrected: ``"weights"`` (the default) re-solves the kept output
             projections, ``"scale"`` rescales kept units, ``"bias"`` keeps the mean of what goes,
             ``"none"`` leaves all as it is.
@@ -169,6 +180,7 @@ def prune(
         budgets=(parse_budget(budget),),
         method=method,
         granularity=granularity,
+        path=path,
         tune=tune,
         stages=stages,
         teacher=teacher,
@@ -346,7 +358,11 @@ def prepare(
         if settings.token_budget is not None:
             check_reducible(dense, settings.token_budget)
         # Read once: what counts from here on is what a table says, not where it lies.
-        settings = replace(settings, latency_table=load_table(settings.latency_table, dense))
+        settings = replace(
+            settings,
+            latency_table=load_table(settings.latency_table, dense),
+            path=load_path(settings.path, dense, settings.granularity),
+        )
         reader = Reader(
             dense,
             tokenizer,

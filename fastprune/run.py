@@ -184,6 +184,7 @@ class Run:
             sites,
             statistics,
             self._samples,
+            order=settings.searched_order,
             seed=settings.seed,
             batch_size=settings.batch_size,
             dtype=settings.dtype,

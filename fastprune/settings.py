@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import get_args
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from fastprune.budget import Budget, BudgetKind
 from fastprune.budget.latency import LatencyTable
@@ -19,6 +19,7 @@ from fastprune.calibration.objective import Targets
 from fastprune.calibration.statistics import FisherKind, Needs
 from fastprune.errors import FastpruneError
 from fastprune.selection import METHODS, Method
+from fastprune.spp.saved import SearchedPath
 from fastprune.structure import GRANULARITIES, Site
 from fastprune.tuning import TUNERS
 
@@ -42,6 +43,7 @@ class Settings:
     budgets: tuple[Budget, ...]
     method: str | None = None
     granularity: str = "heads"
+    path: SearchedPath | str | os.PathLike[str] | None = None
     tune: str | None = None
     stages: int = 1
     teacher: str = "dense"
@@ -101,6 +103,11 @@ class Settings:
             self._check_tokens(self.tokens)
         if self.granularity != "heads":
             self._check_granularity()
+        if self.path is not None and self.method_name != "spp":
+            raise FastpruneError(
+                f"method {self.method_name} follows no searched path; use method spp, or leave "
+                "path out"
+            )
         if self.selection.while_tuning:
             self._check_while_tuning()
         original = f"preset {self.preset}" if self.parity else None
@@ -223,6 +230,11 @@ class Settings:
         return GRANULARITIES[self.granularity](model)
 
     @property
+    def searched_order(self) -> Tensor | None:
+        """The order of a path that was searched beforehand, once it has been read."""
+        return self.path.units_in_order() if isinstance(self.path, SearchedPath) else None
+
+    @property
     def selection(self) -> Method:
         """How units are chosen."""
         return METHODS[self.method_name]
@@ -242,7 +254,7 @@ class Settings:
         method = self.selection
         return Needs(
             mask_fisher=method.mask_fisher,
-            mask_gradients=method.mask_gradients,
+            mask_gradients=method.mask_gradients and self.path is None,
             output_fisher=method.moments or (self.tuner == "scale" and not self.parity),
             input_moments=method.moments or self.tuner == "bias",
         )

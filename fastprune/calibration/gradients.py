@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from fastprune import ops
 from fastprune.calibration.moments import Moments
-from fastprune.device import evaluation_mode
+from fastprune.device import evaluation_mode, frozen
 from fastprune.structure.site import Site
 
 
@@ -118,7 +118,6 @@ def watch_gradients(
         masks: whether each backward pass gives gradients of masks.
     """
     gradients = MaskGradients(sites, moments, masks=masks)
-    frozen = [parameter for parameter in model.parameters() if parameter.requires_grad]
     handles: list[Any] = []
     try:
         for index, site in enumerate(sites):
@@ -141,12 +140,8 @@ def watch_gradients(
                     lambda _, args, output, index=index: gradients.watch_output(index, args, output)
                 ),
             ]
-        for parameter in frozen:
-            parameter.requires_grad_(False)
-        with evaluation_mode(model):
+        with frozen(model), evaluation_mode(model):
             yield gradients
     finally:
         for handle in handles:
             handle.remove()
-        for parameter in frozen:
-            parameter.requires_grad_(True)

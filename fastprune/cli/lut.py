@@ -10,7 +10,8 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from fastprune.budget.latency import LatencyTable, check_table_path
+from fastprune.atomic import check_file
+from fastprune.budget.latency import LatencyTable
 from fastprune.cli.options import output_options, running_options
 from fastprune.device import resolve_dtype
 from fastprune.distributed import check_alone
@@ -58,7 +59,7 @@ def lut(
     """
     calm_libraries()
     check_alone("lut")
-    check_table_path(out, overwrite)
+    check_file(out, overwrite)
     loaded = load_model(model, device)
     check_prunable(loaded)
     table = measure_latency_table(

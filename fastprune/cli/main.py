@@ -20,6 +20,7 @@ from fastprune.cli.inspect import inspect
 from fastprune.cli.lut import lut
 from fastprune.cli.prune import prune
 from fastprune.cli.sweep import sweep
+from fastprune.cli.training import finetune, search
 from fastprune.device import is_memory
 from fastprune.distributed import current_group, data_parallel
 from fastprune.errors import FastpruneError
@@ -79,5 +80,17 @@ def main() -> None:
     """Prune Transformers without retraining: smaller, faster models in seconds."""
 
 
-for _command in (prune, sweep, compare, batch, evaluate, inspect, lut, doctor, demo):
+for _command in (
+    prune,
+    sweep,
+    compare,
+    batch,
+    search,
+    finetune,
+    evaluate,
+    inspect,
+    lut,
+    doctor,
+    demo,
+):
     main.add_command(_command)

@@ -24,18 +24,29 @@ _SOURCES = [
     click.option("--train", required=True, metavar="FILE_OR_TASK", help="Calibration data."),
     click.option("--eval", "eval_data", metavar="FILE_OR_TASK", help="Held-out data to score on."),
 ]
-_DATA = [
+_READING = [
     click.option(
         "--text-columns", metavar="A[,B]", callback=_columns, help="Columns with the text."
     ),
     click.option("--label-column", metavar="NAME", help="Column with the labels."),
+    click.option("--max-length", type=int, help="Longest sample in tokens; default by task."),
+]
+_DATA = [
+    *_READING,
     click.option("--metric", metavar="NAME", help="Score to report; default: the task's own."),
     click.option(
         "--batch-size",
         type=int,
         help="Samples per forward pass; default: as many as keep the device busy.",
     ),
-    click.option("--max-length", type=int, help="Longest sample in tokens; default by task."),
+]
+_TRAINING = [
+    click.option("--batch-size", default=32, show_default=True, help="Samples of a batch."),
+    click.option("--accumulate", default=1, show_default=True, help="Batches that make one step."),
+    click.option("--samples", type=int, help="Training samples.  [default: all]"),
+    click.option("--seed", default=0, show_default=True, help="Of every random choice."),
+    click.option("--resume", is_flag=True, help="Go on from the last checkpoint."),
+    click.option("--overwrite", is_flag=True, help="Replace what is at --out."),
 ]
 _WAY = [
     click.option(
@@ -50,6 +61,12 @@ _WAY = [
     ),
     click.option(
         "--preset", type=click.Choice(PRESETS), help="Follow a published algorithm exactly."
+    ),
+    click.option(
+        "--path",
+        type=click.Path(),
+        metavar="FILE",
+        help="Method spp: what fastprune search has found.  [default: follow a path now]",
     ),
     click.option("--seed", default=0, show_default=True, help="Of every random choice."),
 ]
@@ -129,5 +146,7 @@ source_options = _apply(_SOURCES)
 pruning_options = _apply(_WAY + _SETTINGS)
 common_pruning_options = _apply(_SETTINGS)
 data_options = _apply(_DATA)
+reading_options = _apply(_READING)
+training_options = _apply(_TRAINING)
 running_options = _apply(_RUNNING)
 output_options = _apply(_OUTPUT)

@@ -24,6 +24,8 @@ class Evidence:
         sites: of the model.
         statistics: of the samples, where the method asks for any.
         samples: to calibrate with.
+        order: int64 [units of all sites], the ones to keep longest first, where a search has found
+            one.
         seed: of every random choice.
         batch_size: samples per forward pass; None = as many as keep the device busy.
         dtype: autocast type of forward passes.
@@ -34,6 +36,7 @@ class Evidence:
     sites: Sequence[Site]
     statistics: Statistics | None
     samples: Samples
+    order: Tensor | None = None
     seed: int = 0
     batch_size: int | None = None
     dtype: torch.dtype = torch.float32

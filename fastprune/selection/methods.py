@@ -98,6 +98,8 @@ def _optin(
 
 
 def _spp(given: Evidence) -> Chooser:
+    if given.order is not None:
+        return Nested(given.order)
     assert given.statistics is not None
     fisher = FisherLoss(given.statistics.gradient_rows())
     return Nested(

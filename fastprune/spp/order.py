@@ -1,8 +1,9 @@
-"""From a loss of masks to one order of all units, heads and filters alike."""
+"""From a loss of masks to one order of all units, whatever they are."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -22,6 +23,32 @@ FISHER_STEPS = 2000
 PASS_STEPS = 300
 
 
+@dataclass(frozen=True)
+class Start:
+    """Where a path begins, and what its units have to exceed.
+
+    Attributes:
+        thresholds: [1, units of all sites]. They grow with what a unit costs in weights: of two
+            that the loss needs equally the cheaper one enters first.
+        nu: [1], how loosely masks are bound to gates.
+        masks: [1, units], where masks rest while gates are closed. From 1 they would fall there at
+            once, which raises all duals alike, by ``1 / kappa``, and tells nothing.
+    """
+
+    thresholds: Tensor
+    nu: Tensor
+    masks: Tensor
+
+    @classmethod
+    def of(cls, fisher: FisherLoss, sites: Sequence[Site]) -> Start:
+        """For a loss that is ``fisher`` to second order."""
+        nu = torch.tensor([NU / fisher.curvature])
+        masks = fisher.at_rest(nu)
+        costs = [torch.full((site.units,), float(site.weights_per_unit)) for site in sites]
+        flat = torch.cat(costs)
+        return cls((THRESHOLD * flat / flat.min()).to(masks)[None], nu, masks)
+
+
 def entry_order(
     gradient: Callable[[Tensor], Tensor],
     fisher: FisherLoss,
@@ -31,10 +58,6 @@ def entry_order(
     progress: bool = False,
 ) -> Tensor:
     """The order in which the units of all sites enter a solution path.
-
-    Thresholds grow with what a unit costs in weights: of two that the loss needs equally the
-    cheaper one enters first. Masks start where they rest while gates are closed. From 1 they would
-    fall there at once, which raises all duals alike, by ``1 / kappa``, and tells nothing.
 
     Args:
         gradient: of the loss at masks float32 [1, units of all sites], in the same shape.
@@ -49,17 +72,15 @@ def entry_order(
     Raises:
         NumericalError: a path that does not stay finite.
     """
-    nu = torch.tensor([NU / fisher.curvature])
-    start = fisher.at_rest(nu)
-    costs = torch.cat([torch.full((site.units,), float(site.weights_per_unit)) for site in sites])
+    start = Start.of(fisher, sites)
     paths = follow_paths(
         gradient,
         fisher.curvature,
-        (THRESHOLD * costs / costs.min()).to(start)[None],
-        nu,
+        start.thresholds,
+        start.nu,
         kappa=KAPPA,
         steps=steps,
-        start=start,
+        start=start.masks,
         progress=progress,
     )
     return paths.order(0)

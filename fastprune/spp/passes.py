@@ -18,6 +18,7 @@ from fastprune.device import (
     cache_off,
     device_of,
     evaluation_mode,
+    frozen,
     to_device,
 )
 from fastprune.structure import Site, masked
@@ -84,10 +85,7 @@ def divergence_gradient(
         stack.enter_context(evaluation_mode(model))
         stack.enter_context(cache_off(model))
         stack.enter_context(backward_attention(device, dtype))
-        for parameter in model.parameters():
-            if parameter.requires_grad:
-                stack.callback(parameter.requires_grad_, True)
-                parameter.requires_grad_(False)
+        stack.enter_context(frozen(model))
         named = {site.name: mask for site, mask in zip(sites, masks, strict=True)}
         stack.enter_context(masked(model, named, sites))
         yield gradient

@@ -84,9 +84,7 @@ def follow_paths(
     """
     nu = nu.to(thresholds)
     kappas = torch.full_like(nu, kappa)
-    # No eigenvalue of the loss and the coupling together exceeds curvature + 2 / nu, and steps
-    # are stable below 2 over that: half of it leaves room for an estimate that is too small.
-    alpha = 1 / (kappa * (curvature + 2 / nu))
+    alpha = step_length(curvature, nu, kappa)
     mask = torch.ones_like(thresholds) if start is None else start.clone()
     dual, gate = torch.zeros_like(mask), torch.zeros_like(mask)
     crossing = torch.full_like(mask, float("inf"), dtype=torch.float64)
@@ -116,3 +114,12 @@ def follow_paths(
                 )
     times = crossing * alpha.double()[:, None]
     return SolutionPaths(times, dual / thresholds, mask, gate, taken)
+
+
+def step_length(curvature: float, nu: Tensor, kappa: float) -> Tensor:
+    """``alpha``, [paths]: half of the longest step that is stable.
+
+    No eigenvalue of the loss and the coupling together exceeds ``curvature + 2 / nu``, and steps
+    are stable below 2 over that: half of it leaves room for an estimate that is too small.
+    """
+    return 1 / (kappa * (curvature + 2 / nu))

@@ -97,7 +97,7 @@ def test_a_table_comes_back_from_disk_as_it_was(table, tmp_path):
     table.save(path)
     assert LatencyTable.load(path) == table
     assert list(tmp_path.iterdir()) == [path]
-    with pytest.raises(LatencyTableError, match="--overwrite"):
+    with pytest.raises(CheckpointError, match="--overwrite"):
         table.save(path)
     replace(table, fixed_ms=6.0).save(path, overwrite=True)
     assert LatencyTable.load(path).fixed_ms == 6.0
@@ -120,7 +120,7 @@ def test_a_failed_write_leaves_the_previous_table(table, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("target", ["", "missing/table.json"])
 def test_places_that_no_file_can_be_written_to(table, tmp_path, target):
-    with pytest.raises(LatencyTableError, match="directory"):
+    with pytest.raises(CheckpointError, match="directory"):
         table.save(tmp_path / target)
 
 

@@ -1,7 +1,6 @@
 """Latency as a budget: a table of what sublayers take, measured where they will run."""
 
 from fastprune.budget.latency.place import Place
-from fastprune.budget.latency.storage import check_table_path
 from fastprune.budget.latency.sublayer import Shape, SublayerLatency
 from fastprune.budget.latency.table import LatencyTable
 from fastprune.budget.latency.workload import Workload
@@ -12,5 +11,4 @@ __all__ = [
     "Shape",
     "SublayerLatency",
     "Workload",
-    "check_table_path",
 ]

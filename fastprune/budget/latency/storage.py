@@ -9,32 +9,11 @@ from math import isfinite
 from pathlib import Path
 from typing import Any
 
-from fastprune.atomic import atomic_file
+from fastprune.atomic import atomic_file, check_file
 from fastprune.errors import LatencyTableError
 
 _FORMAT = "fastprune latency table 1"
 _AGAIN = "measure it again with fastprune lut"
-
-
-def check_table_path(path: str | os.PathLike[str], overwrite: bool) -> Path:
-    """Refuse a file that may not be written, before anything is measured for it.
-
-    Raises:
-        LatencyTableError: it exists and may not be replaced, or its directory cannot be written.
-    """
-    path = Path(path)
-    if path.is_dir():
-        raise LatencyTableError(f"{path} is a directory; name a file, such as table.json")
-    if path.exists() and not overwrite:
-        raise LatencyTableError(
-            f"{path} exists; choose another file or allow overwriting (--overwrite, or in Python "
-            "overwrite=True)"
-        )
-    if not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
-        raise LatencyTableError(
-            f"{path.parent} is no directory that can be written to; choose another file"
-        )
-    return path
 
 
 def write_values(
@@ -43,11 +22,11 @@ def write_values(
     """Write the plain values of a table.
 
     Raises:
-        LatencyTableError: the file exists and may not be replaced.
-        CheckpointError: it cannot be written; a previous file is then as it was.
+        CheckpointError: the file exists and may not be replaced, or cannot be written; a previous
+            file is then as it was.
     """
     text = json.dumps({"format": _FORMAT, **values}, indent=2)
-    with atomic_file(check_table_path(path, overwrite)) as staging:
+    with atomic_file(check_file(path, overwrite)) as staging:
         staging.write_text(text + "\n", encoding="utf-8")
 
 

@@ -1,0 +1,62 @@
+"""What training leaves to choose."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+
+from fastprune.errors import FastpruneError
+
+
+@dataclass(frozen=True)
+class Training:
+    """How long and in what steps a model is trained.
+
+    Attributes:
+        epochs: rounds through the samples, perhaps a part of one.
+        batch_size: samples of a batch, on every process.
+        accumulate: batches whose gradients make one step.
+        learning_rate: the highest; it rises over the first tenth of the steps and falls as a
+            cosine.
+        weight_decay: of AdamW.
+        save_every: steps between checkpoints; None = at the end of each epoch.
+        seed: of the order of samples and of dropout.
+        dtype: autocast type of the passes.
+        progress: whether there is a bar.
+    """
+
+    epochs: float = 3.0
+    batch_size: int = 32
+    accumulate: int = 1
+    learning_rate: float = 3e-5
+    weight_decay: float = 0.01
+    save_every: int | None = None
+    seed: int = 0
+    dtype: torch.dtype = torch.float32
+    progress: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("batch_size", "accumulate", "save_every"):
+            value = getattr(self, name)
+            if name == "save_every" and value is None:
+                continue
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise FastpruneError(f"{name} must be a whole number from 1 on, got {value}")
+        for name, least in (("epochs", "positive"), ("learning_rate", "positive")):
+            if not _is_number(getattr(self, name)) or getattr(self, name) <= 0:
+                raise FastpruneError(f"{name} must be a {least} number, got {getattr(self, name)}")
+        if not _is_number(self.weight_decay) or self.weight_decay < 0:
+            raise FastpruneError(f"weight_decay must be 0 or more, got {self.weight_decay}")
+        if not isinstance(self.seed, int) or not 0 <= self.seed < 2**31:
+            raise FastpruneError(f"seed must be a whole number in [0, 2**31), got {self.seed}")
+
+    def steps(self, samples: int, processes: int = 1) -> int:
+        """How many steps that takes, at least one."""
+        per_epoch = math.ceil(samples / (self.batch_size * self.accumulate * processes))
+        return max(1, math.ceil(self.epochs * per_epoch))
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)

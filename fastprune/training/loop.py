@@ -1,0 +1,198 @@
+"""The training loop: transformers' Trainer, fed with samples and kept quiet.
+
+``transformers.Trainer`` is imported where it is needed: it takes seconds, and accelerate, which
+pruning alone does without.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from fastprune.data import Samples
+from fastprune.device import device_of
+from fastprune.errors import CheckpointError, DataError, FastpruneError, NumericalError
+from fastprune.progress import progress_bar
+from fastprune.training.choices import Training
+
+_RECORD = "training.json"
+"""What checkpoints in a directory are of; resuming looks at it."""
+
+
+def check_trainable(samples: Samples) -> None:
+    """Refuse what no training is possible without.
+
+    Raises:
+        FastpruneError: accelerate is missing.
+        DataError: samples that say nothing of what is right.
+    """
+    if find_spec("accelerate") is None:
+        raise FastpruneError("training needs accelerate: pip install 'fastprune[training]'")
+    if samples.task == "embedding":
+        raise DataError("sentence embeddings have no labels to learn from; train by other means")
+    if samples.labels is None and samples.task != "causal-lm":
+        raise DataError("training needs labels and the data have none; name the label column")
+
+
+def batch_inputs(samples: Samples, positions: list[int]) -> dict[str, torch.Tensor]:
+    """What a model with a loss of its own takes: one padded batch, labels included."""
+    batch = samples.collate(positions)
+    del batch["sample_index"]
+    return batch
+
+
+def make_trainer(
+    model: nn.Module,
+    samples: Samples,
+    training: Training,
+    directory: Path,
+    *,
+    optimizer: torch.optim.Optimizer | None = None,
+    score: Callable[[], float] | None = None,
+    greater_is_better: bool = True,
+) -> Any:
+    """A Trainer for a model that returns its loss.
+
+    Args:
+        model: on its device; is trained where it is.
+        samples: to learn from.
+        training: how.
+        directory: for checkpoints.
+        optimizer: steps at a constant rate; AdamW with a schedule by default.
+        score: of the model as it stands, on held-out data, taken at every checkpoint; the best
+            checkpoint is what comes out. None = the last one.
+        greater_is_better: of scores.
+    """
+    from transformers import PrinterCallback, ProgressCallback, Trainer, TrainingArguments
+
+    class Scored(Trainer):
+        """Evaluates by the score that was given, whatever the task."""
+
+        def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
+            assert score is not None
+            metrics = {"eval_score": score()}
+            model.train()
+            self.log(metrics)
+            self.control = self.callback_handler.on_evaluate(
+                self.args, self.state, self.control, metrics
+            )
+            return metrics
+
+    device = device_of(model)
+    steps = training.steps(len(samples))
+    when = "epoch" if training.save_every is None else "steps"
+    arguments = TrainingArguments(
+        output_dir=str(directory),
+        num_train_epochs=training.epochs,
+        per_device_train_batch_size=training.batch_size,
+        gradient_accumulation_steps=training.accumulate,
+        learning_rate=training.learning_rate,
+        weight_decay=training.weight_decay,
+        lr_scheduler_type="cosine" if optimizer is None else "constant",
+        warmup_steps=steps // 10 if optimizer is None else 0,
+        max_grad_norm=1.0 if optimizer is None else 0.0,
+        save_strategy=when,
+        save_steps=training.save_every or 500,
+        save_total_limit=2,
+        eval_strategy="no" if score is None else when,
+        eval_steps=training.save_every,
+        load_best_model_at_end=score is not None,
+        metric_for_best_model=None if score is None else "eval_score",
+        greater_is_better=None if score is None else greater_is_better,
+        logging_strategy="no",
+        seed=training.seed,
+        data_seed=training.seed,
+        bf16=training.dtype == torch.bfloat16,
+        fp16=training.dtype == torch.float16,
+        use_cpu=device.type == "cpu",
+        dataloader_pin_memory=device.type == "cuda",
+        remove_unused_columns=False,
+        report_to="none",
+        disable_tqdm=True,
+    )
+    trainer = Scored(
+        model=model,
+        args=arguments,
+        train_dataset=range(len(samples)),
+        eval_dataset=None if score is None else range(1),
+        data_collator=lambda positions: batch_inputs(samples, positions),
+        optimizers=(optimizer, None),
+        callbacks=[_watcher(training.progress)],
+    )
+    # Losses are means of batches, whatever the model could make of a count of all labels.
+    trainer.model_accepts_loss_kwargs = False
+    trainer.remove_callback(PrinterCallback)
+    trainer.remove_callback(ProgressCallback)
+    return trainer
+
+
+def run(trainer: Any, directory: Path, fingerprint: str, *, resume: bool) -> None:
+    """Train, from the last checkpoint on where ``resume`` asks for that and there is one.
+
+    Args:
+        trainer: of :func:`make_trainer`.
+        directory: its checkpoints'.
+        fingerprint: of all that the training depends on.
+        resume: go on with what an interrupted training has left.
+
+    Raises:
+        CheckpointError: checkpoints of another training, or some that may not be replaced.
+        NumericalError: a loss that is not finite.
+    """
+    from transformers.trainer_utils import get_last_checkpoint
+
+    record, last = directory / _RECORD, None
+    if directory.is_dir() and any(directory.iterdir()):
+        if not resume:
+            raise CheckpointError(
+                f"{directory} holds checkpoints of a training that was interrupted; go on with it "
+                "(--resume; in Python resume=True), or remove the directory"
+            )
+        if not record.is_file() or record.read_text(encoding="utf-8") != fingerprint:
+            raise CheckpointError(
+                f"the checkpoints in {directory} are of another model, other data or other "
+                "settings; repeat those, or remove the directory"
+            )
+        last = get_last_checkpoint(str(directory))
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        record.write_text(fingerprint, encoding="utf-8")
+    except OSError as error:
+        raise CheckpointError(
+            f"cannot write {directory}: {error}; choose a writable directory"
+        ) from error
+    try:
+        trainer.train(resume_from_checkpoint=last)
+    except OSError as error:
+        raise CheckpointError(
+            f"cannot write a checkpoint to {directory}: {error}; make room and go on with --resume"
+        ) from error
+    if not all(torch.isfinite(parameter).all() for parameter in trainer.model.parameters()):
+        raise NumericalError(
+            "training does not stay finite; use a smaller learning rate, or --dtype float32"
+        )
+
+
+def _watcher(progress: bool) -> Any:
+    from transformers import TrainerCallback
+
+    class Watcher(TrainerCallback):
+        """A bar of all steps, for the first process alone."""
+
+        def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            shown = progress and state.is_world_process_zero
+            self._bar = progress_bar("train", total=state.max_steps, enabled=shown, unit="step")
+            self._bar.update(state.global_step)
+
+        def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            self._bar.update(state.global_step - self._bar.n)
+
+        def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            self._bar.close()
+
+    return Watcher()

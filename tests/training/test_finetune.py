@@ -1,0 +1,155 @@
+"""Fine-tuning of pruned models: what is learned, saved, resumed and refused."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from click.testing import CliRunner
+from tiny_models import tiny
+from tiny_samples import samples_for, text_samples
+
+import fastprune
+from fastprune import finetune, prune
+from fastprune.cli import main
+from fastprune.data.samples import model_inputs
+from fastprune.errors import CheckpointError, FastpruneError
+
+FAST = {"epochs": 4, "batch_size": 4, "learning_rate": 1e-2}
+
+
+def pruned(family="bert", data=None, **options):
+    data = samples_for(family) if data is None else data
+    given = {"method": "magnitude", "tune": "none", "latency": False, **options}
+    return prune(tiny(family).float(), data, "macs=0.6", **given).model
+
+
+@pytest.fixture
+def samples():
+    return text_samples("classification", 16)
+
+
+def test_it_learns_and_keeps_what_was_removed_removed(samples, tmp_path):
+    model = pruned(data=samples)
+    shapes = {name: value.shape for name, value in model.state_dict().items()}
+    found = finetune(model, samples, tmp_path / "out", eval_data=samples, metric="loss", **FAST)
+    assert found.after < found.before
+    assert found.steps == 16
+    loaded = fastprune.load_pretrained(tmp_path / "out")
+    assert {name: value.shape for name, value in loaded.state_dict().items()} == shapes
+    inputs = model_inputs(next(samples.batches(8)))
+    with torch.no_grad():
+        assert torch.equal(loaded(**inputs).logits, found.model(**inputs).logits)
+    report = json.loads((tmp_path / "out" / "fastprune_report.json").read_text())["finetuning"]
+    assert report["score"] == {"before": found.before, "after": found.after}
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_the_best_checkpoint_is_what_comes_out(samples, tmp_path, monkeypatch):
+    """Scores are dictated: the second checkpoint of four is the best one."""
+    scores, states = iter([0.1, 0.5, 0.9, 0.3, 0.2]), []
+
+    def dictated(model, *_, **__):
+        states.append({name: value.clone() for name, value in model.state_dict().items()})
+        return next(scores, 0.0)
+
+    monkeypatch.setattr("fastprune.training.finetuning.evaluate", dictated)
+    found = finetune(pruned(data=samples), samples, tmp_path / "out", eval_data=samples, **FAST)
+    best = states[2]
+    assert all(torch.equal(value, best[name]) for name, value in found.model.state_dict().items())
+    assert not all(torch.equal(value, best[name]) for name, value in states[4].items())
+
+
+@pytest.mark.parametrize("family", ["distilbert", "vit", "opt"])
+def test_families_and_tasks(family, tmp_path):
+    data = samples_for(family)
+    found = finetune(pruned(family), data, tmp_path / "out", eval_data=data, metric="loss", **FAST)
+    assert found.after < found.before
+
+
+def test_uneven_heads_are_trained_on(samples, tmp_path):
+    model = pruned(data=samples, method="random", granularity="dimensions")
+    found = finetune(model, samples, tmp_path / "out", eval_data=samples, metric="loss", **FAST)
+    assert found.after < found.before
+    loaded = fastprune.load_pretrained(tmp_path / "out")
+    for name, value in loaded.state_dict().items():
+        assert torch.equal(value, found.model.state_dict()[name])
+
+
+def test_an_interrupted_one_goes_on_as_if_nothing_had_happened(samples, tmp_path, monkeypatch):
+    model = pruned(data=samples)
+    model.save_pretrained(tmp_path / "model")
+    options = {"save_every": 3, **FAST}
+    source = fastprune.load_pretrained(tmp_path / "model")
+    whole = finetune(source, samples, tmp_path / "whole", **options)
+    step, taken = torch.optim.AdamW.step, []
+
+    def failing(self, closure=None):
+        if len(taken) == 8:
+            raise KeyboardInterrupt
+        taken.append(1)
+        return step(self, closure)
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", failing)
+    source = fastprune.load_pretrained(tmp_path / "model")
+    with pytest.raises(KeyboardInterrupt):
+        finetune(source, samples, tmp_path / "out", **options)
+    monkeypatch.undo()
+    assert not (tmp_path / "out").exists()
+    source = fastprune.load_pretrained(tmp_path / "model")
+    again = finetune(source, samples, tmp_path / "out", resume=True, **options)
+    assert again.steps == whole.steps == 16
+    for name, value in whole.model.state_dict().items():
+        assert torch.equal(value, again.model.state_dict()[name])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"learning_rate": 0}, "learning_rate must be a positive number"),
+        ({"weight_decay": -1}, "weight_decay must be 0 or more"),
+        ({"metric": "accuracy"}, "needs evaluation data"),
+        ({"learning_rate": 1e30}, "does not stay finite"),
+    ],
+)
+def test_bad_input(samples, tmp_path, options, message):
+    with pytest.raises(FastpruneError, match=message):
+        finetune(pruned(data=samples), samples, tmp_path / "out", **{**FAST, **options})
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_model_is_not_written_over(samples, tmp_path):
+    pruned(data=samples).save_pretrained(tmp_path / "model")
+    with pytest.raises(CheckpointError, match="which is read"):
+        finetune(tmp_path / "model", samples, tmp_path / "model", overwrite=True)
+
+
+def test_the_commands_one_after_the_other(tokenizer, tmp_path):
+    """One search, two budgets, one of them fine-tuned."""
+    fastprune.save_pretrained(tiny("bert").float(), tmp_path / "model", tokenizer)
+    words = ["good", "bad", "the cat sat", "a dog ran"]
+    rows = [f"{words[i % 4]} {words[(i * 3 + 1) % 4]}\t{i % 2}" for i in range(24)]
+    data = tmp_path / "data.tsv"
+    data.write_text("sentence\tlabel\n" + "\n".join(rows) + "\n")
+
+    def run(*arguments):
+        done = CliRunner().invoke(main, list(map(str, arguments)))
+        assert done.exit_code == 0, done.output
+        return done.output
+
+    model, path = tmp_path / "model", tmp_path / "path.json"
+    said = run("search", model, "--train", data, "--out", path, "--batch-size", 8)
+    assert "units entered in 3 steps" in said
+    run(
+        "sweep", model, "--train", data, "--eval", data, "--method", "spp", "--path", path,
+        "--samples", 16, "--budget", "macs=0.7", "--budget", "macs=0.5",
+        "--out", tmp_path / "sweep",
+    )  # fmt: skip
+    said = run(
+        "finetune", tmp_path / "sweep" / "macs-0.5", "--train", data, "--eval", data,
+        "--epochs", 1, "--out", tmp_path / "tuned", "--json",
+    )  # fmt: skip
+    assert set(json.loads(said)) == {"metric", "before", "after", "steps", "seconds"}
+    report = json.loads((tmp_path / "tuned" / "fastprune_report.json").read_text())
+    assert (report["budget"], report["finetuning"]["epochs"]) == ("macs=0.5", 1.0)
