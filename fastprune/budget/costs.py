@@ -18,10 +18,13 @@ def macs_per_unit(site: Site, seq_len: float) -> float:
     """Multiply-accumulates that one unit costs for one sequence of ``seq_len`` tokens.
 
     Every matrix element is used once per token. Attention adds the scores and the weighted sum
-    of values, ``seq_len**2`` products per column each. Biases, norms, embeddings and task heads
-    are not counted, nor are the zeros by which heads of uneven widths are padded.
+    of values: a product per column each, for every token and every one that it sees. Biases,
+    norms, embeddings and task heads are not counted, nor are the zeros by which heads of uneven
+    widths are padded.
     """
-    return seq_len * site.weights_per_unit + seq_len**2 * site.pairs_per_unit
+    tokens = site.token_share * seq_len + site.fixed_tokens
+    seen = tokens if site.window is None else min(tokens, site.window)
+    return tokens * (site.weights_per_unit + seen * site.pairs_per_unit)
 
 
 def params_per_unit(site: Site) -> float:

@@ -83,20 +83,22 @@ class MaskGradients:
         x = args[0].detach()
 
         def add(gradient: Tensor) -> None:
-            rows = self._by_sample(gradient)
-            moments.add(index, self._by_sample(x), rows, self._valid_of(rows))
+            site = self._sites[index]
+            rows = self._by_sample(site, gradient)
+            moments.add(index, self._by_sample(site, x), rows, self._valid_of(rows))
 
         output.register_hook(add)
 
     def _reduce(self, site: Site, x: Tensor, gradient: Tensor) -> Tensor:
-        x = self._by_sample(x)
-        gradient = gradient.reshape(x.shape).to(x.dtype)
+        x = self._by_sample(site, x)
+        gradient = self._by_sample(site, gradient).to(x.dtype)
         rows = ops.mask_grad(x, gradient, site.group, valid=self._valid_of(x))
         return rows.view(len(rows), site.heads, site.units).sum(1) if site.heads > 1 else rows
 
-    def _by_sample(self, values: Tensor) -> Tensor:
-        # Some models flatten tokens into rows before the FFN.
-        return values.reshape(self._samples, -1, values.shape[-1])
+    def _by_sample(self, site: Site, values: Tensor) -> Tensor:
+        # Some models flatten tokens into rows before the FFN, others cut a sample into windows.
+        by_sample = values.movedim(site.sample_axis, 0)
+        return by_sample.reshape(self._samples, -1, values.shape[-1])
 
     def _valid_of(self, values: Tensor) -> Tensor | None:
         fits = self._valid is not None and self._valid.shape[1] == values.shape[1]

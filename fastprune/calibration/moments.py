@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from fastprune import ops
-from fastprune.errors import NumericalError
+from fastprune.errors import DataError, NumericalError
 from fastprune.structure.site import Site
 
 
@@ -138,8 +138,16 @@ class Moments:
             device: where sums are kept.
             output_fisher: whether to sum ``g g^T``.
             inputs: whether to sum ``w x x^T`` and ``w x``.
+
+        Raises:
+            DataError: moments of outputs that differ in width.
         """
         outputs = sites[0].outputs
+        if output_fisher and any(site.outputs != outputs for site in sites):
+            raise DataError(
+                "layers of this model differ in width, and moments of their outputs are kept for "
+                "one width alone; collect with output_fisher=False"
+            )
         self.output_fisher = (
             torch.zeros(len(sites), outputs, outputs, device=device) if output_fisher else None
         )

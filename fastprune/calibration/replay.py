@@ -94,9 +94,9 @@ def _nothing_before(model: nn.Module, declaration: Declaration, site: Site) -> I
                 module = model.get_submodule(f"{site.block}.{path}")
                 stack.enter_context(_forward_replaced(module, NoColumns().forward))
         else:
-            path = declaration.attention.module
-            inside = declaration.attention.output.startswith(f"{path}.")
-            inner = declaration.attention.output.removeprefix(f"{path}.") if inside else ""
+            path = declaration.heads.module
+            inside = declaration.heads.output.startswith(f"{path}.")
+            inner = declaration.heads.output.removeprefix(f"{path}.") if inside else ""
             projection = model.get_submodule(site.name) if inside else None
             stand_in = NoHeads(site.layer, inner, projection)
             module = model.get_submodule(f"{site.block}.{path}")

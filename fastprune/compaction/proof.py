@@ -12,7 +12,7 @@ from torch import nn
 
 from fastprune.compaction.surgery import compact
 from fastprune.errors import UnsupportedModelError
-from fastprune.structure.declaration import anatomy
+from fastprune.structure.declaration import Anatomy, anatomy
 from fastprune.structure.inputs import dummy_inputs
 from fastprune.structure.masking import masked
 from fastprune.structure.site import Site
@@ -82,12 +82,8 @@ def prove(
     model = copy.deepcopy(model).eval().to(dtype)
     unreduce_(model)  # which tokens are merged depends on the keys of all heads
     masks = _random_masks(sites, seed)
-    attention = anatomy(model).declaration.attention
-    # The names of sites of queries and keys are not those of projections.
-    seen = {
-        site: f"{site.block}.{attention.output}" if site.kind == "qk" else site.name
-        for site in sites
-    }
+    found = anatomy(model)
+    seen = {site: _projection(found, site) for site in sites}
     with masked(model, masks, sites):
         expected = _outputs(model, seen.values(), inputs)
     try:
@@ -106,6 +102,13 @@ def prove(
         kept = int(masks[site.name].sum())
         proofs.append(SiteProof(site, kept, error, error <= tolerance))
     return ProofReport(tuple(proofs), dtype, tolerance)
+
+
+def _projection(found: Anatomy, site: Site) -> str:
+    """Path of the output projection; the names of sites of queries and keys are not those."""
+    if site.kind != "qk":
+        return site.name
+    return f"{site.block}.{found.declarations[site.layer].heads.output}"
 
 
 def _random_masks(sites: Sequence[Site], seed: int) -> dict[str, torch.Tensor]:

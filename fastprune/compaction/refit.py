@@ -26,7 +26,10 @@ def refit(model: nn.Module, found: Anatomy, widths: Sequence[HeadWidths]) -> Non
     """
     for layer, path in enumerate(found.blocks):
         block = model.get_submodule(path)
-        for sublayer in (found.declaration.attention, found.declaration.ffn):
+        part = found.declarations[layer]
+        for sublayer in (part.attention, part.ffn):
+            if sublayer is None:
+                continue
             output = block.get_submodule(sublayer.output)
             if isinstance(output, BiasOnly):
                 continue

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -31,6 +31,7 @@ class Remains:
         columns: bool [inputs of the output projection].
         parts: as in :class:`Sublayer`.
         widths: of the heads that stay; None in an FFN.
+        tables: by the path of a parameter with a column per head: bool [heads].
     """
 
     layer: int
@@ -39,6 +40,7 @@ class Remains:
     columns: Tensor
     parts: int
     widths: HeadWidths | None
+    tables: dict[str, Tensor] = field(default_factory=dict)
 
 
 def find_remains(
@@ -52,11 +54,11 @@ def find_remains(
     for site, mask in masks:
         kept = mask.detach().to("cpu", torch.bool)
         by_sublayer.setdefault((site.layer, site.kind == "ffn"), []).append((site, kept))
-    attention, ffn = found.declaration.attention, found.declaration.ffn
-    return [
-        _remains(model, ffn if is_ffn else attention, given)
-        for (_, is_ffn), given in by_sublayer.items()
-    ]
+    remains = []
+    for (layer, is_ffn), given in by_sublayer.items():
+        part = found.declarations[layer]
+        remains.append(_remains(model, part.ffn if is_ffn else part.heads, given))
+    return remains
 
 
 def cut(model: nn.Module, remains: Iterable[Remains]) -> Replacements:
@@ -78,6 +80,10 @@ def cut(model: nn.Module, remains: Iterable[Remains]) -> Replacements:
             _shorten(cuts, projection.weight, rows, axis(projection, "outputs"))
             if projection.bias is not None:
                 _shorten(cuts, projection.bias, rows, 0)
+        for path, heads in left.tables.items():
+            # Where all heads go, the whole module does.
+            if heads.any():
+                _shorten(cuts, model.get_parameter(path), heads, -1)
     _refuse_shared(model, cuts)
     return cuts
 
@@ -101,9 +107,10 @@ def _remains(model: nn.Module, sublayer: Sublayer, masks: list[tuple[Site, Tenso
             rows[path] &= _over_rows(site, mask, len(rows[path]))
         if site.kind != "qk":
             columns &= site.spread(mask)
-    widths = None
+    widths, tables = None, {}
     if isinstance(sublayer, Attention):
-        widths = _drop_heads_without_values(model, block, sublayer, rows, columns)
+        stay, widths = _drop_heads_without_values(model, block, sublayer, rows, columns)
+        tables = {f"{block}.{path}": stay for path in sublayer.tables}
     return Remains(
         layer=masks[0][0].layer,
         rows={f"{block}.{path}": kept for path, kept in rows.items()},
@@ -111,6 +118,7 @@ def _remains(model: nn.Module, sublayer: Sublayer, masks: list[tuple[Site, Tenso
         columns=columns,
         parts=sublayer.parts,
         widths=widths,
+        tables=tables,
     )
 
 
@@ -132,21 +140,23 @@ def _drop_heads_without_values(
     attention: Attention,
     rows: dict[str, Tensor],
     columns: Tensor,
-) -> HeadWidths:
-    """Widths of the heads that stay; what is left of the others leaves ``rows`` in place."""
+) -> tuple[Tensor, HeadWidths]:
+    """Which heads stay, bool [heads], and their widths; what is left of the others goes from
+    ``rows``, in place.
+    """
     before = head_widths(model, block, attention)
     queries = sharing_queries(model.get_submodule(f"{block}.{attention.module}"))
     v = [int(head.sum()) // queries for head in columns.split([n * queries for n in before.v])]
-    qk = list(before.qk)
+    qk, stay = list(before.qk), torch.tensor(v).bool()
     if not attention.fused:
         query, key = attention.inputs[:2]
-        stay = torch.tensor(v).bool()
         rows[query] &= stay.repeat_interleave(queries * torch.tensor(qk))
         rows[key] &= stay.repeat_interleave(torch.tensor(qk))
         qk = [int(head.sum()) for head in rows[key].split(qk)]
-    return HeadWidths(
+    widths = HeadWidths(
         tuple(n for n, values in zip(qk, v, strict=True) if values), tuple(n for n in v if n)
     )
+    return stay, widths
 
 
 def _shorten(cuts: Replacements, parameter: Tensor, kept: Tensor, axis: int) -> None:

@@ -58,11 +58,11 @@ def uniform_config(model: PreTrainedModel) -> PretrainedConfig:
             setattr(config, found.declaration.filters_config, counts[0])
         else:
             attention: Any = model.get_submodule(
-                f"{found.blocks[0]}.{found.declaration.attention.module}"
+                f"{found.blocks[0]}.{found.declaration.heads.module}"
             )
             config.num_key_value_heads = counts[0]
             config.num_attention_heads = counts[0] * attention.num_key_value_groups
-            config.head_dim = getattr(attention, found.declaration.attention.head_width)
+            config.head_dim = getattr(attention, found.declaration.heads.head_width)
     _validate(config)
     if layout(skeleton(type(model), config)) != layout(model):
         raise CheckpointError(

@@ -90,7 +90,7 @@ class FisherImportance(tp.importance.Importance):
         heads: dict[nn.Module, int] = {}
         prunable: set[nn.Module] = set()
         for site in self._sites:
-            sublayer = declaration.ffn if site.kind == "ffn" else declaration.attention
+            sublayer = declaration.ffn if site.kind == "ffn" else declaration.heads
             for path in sublayer.inputs:
                 module = self._model.get_submodule(f"{site.block}.{path}")
                 prunable.add(module)
@@ -156,7 +156,7 @@ def _check_linear(model: nn.Module, site: Site) -> None:
             "heads of this model differ in width, which Torch-Pruning does not know of; use "
             "fastprune.prune for this model"
         )
-    attention = anatomy(model).declaration.attention
+    attention = anatomy(model).declaration.heads
     owner = model.get_submodule(f"{site.block}.{attention.module}")
     if site.kind == "attention" and getattr(owner, "num_key_value_groups", 1) > 1:
         raise UnsupportedModelError(

@@ -46,6 +46,6 @@ def image_tokens(image: torch.Tensor, config: Any) -> int:
     if not isinstance(patch, int):
         return 0
     _, height, width = image.shape
-    # A distillation token joins the class token in DeiT.
-    special = 2 if getattr(config, "model_type", "") == "deit" else 1
+    # A distillation token joins the class token in DeiT; Swin averages patches instead.
+    special = {"deit": 2, "swin": 0}.get(getattr(config, "model_type", ""), 1)
     return (height // patch) * (width // patch) + special

@@ -43,6 +43,11 @@ class Attention(Sublayer):
     which then stays as it is when heads lose dimensions."""
     rotary: bool = False
     """Whether positions rotate queries and keys, and so pairs of their dimensions together."""
+    tables: tuple[str, ...] = ()
+    """Parameters with one column per head: relative position biases. Paths from the layer."""
+    window: str = ""
+    """Attribute of the layer that holds the side of the square of tokens that see each other; all
+    tokens do where there is none."""
 
     @property
     def fused(self) -> bool:
@@ -51,13 +56,29 @@ class Attention(Sublayer):
 
 
 @dataclass(frozen=True)
+class Tokens:
+    """How many tokens a layer takes for a sequence of so many at the model's entrance."""
+
+    share: float = 1.0
+    """Of the sequence."""
+    fixed: int = 0
+    """On top, whatever the sequence: learned queries."""
+
+
+@dataclass(frozen=True)
 class Declaration:
     """One architecture under one naming of its modules."""
 
     layers: str
-    """Path of the list of Transformer layers, starting at the base model."""
-    attention: Attention
+    """Path of the list of Transformer layers, starting at the base model. ``*`` is every child:
+    of a model in stages, the layers of one stage after the other."""
+    attention: Attention | None
+    """None where attention is of a kind that stays as it is."""
     ffn: Sublayer
+    tokens: Callable[[Any, int], Tokens] = field(default=lambda config, stage: Tokens())
+    """How many tokens the layers of a stage take, by the model's config and the stage's number."""
+    sample_axis: int = 0
+    """Where the layers' inputs have their samples: 1 behind the tokens."""
     filters_config: str = ""
     """Config attribute that sizes every FFN, for stock configs of uniformly pruned models."""
     activation_config: str = ""
@@ -67,17 +88,25 @@ class Declaration:
     when: Callable[[Any], bool] = field(default=lambda config: True)
     """Whether the declaration applies to a config; for families with several layouts."""
 
+    @property
+    def heads(self) -> Attention:
+        """Attention of layers whose heads can be removed."""
+        assert self.attention is not None
+        return self.attention
 
-_registry: dict[str, tuple[Declaration, ...]] = {}
+
+Variant = Declaration | tuple[Declaration, ...]
+_registry: dict[str, tuple[Variant, ...]] = {}
 
 
-def declare(model_type: str, *variants: Declaration) -> None:
+def declare(model_type: str, *variants: Variant) -> None:
     """Teach fastprune an architecture.
 
     Args:
         model_type: ``model.config.model_type`` of the models described.
         variants: one declaration per module naming (say, one per transformers major version);
-            the first whose ``when`` accepts the config and whose paths all exist is used.
+            the first whose ``when`` accepts the config and whose paths all exist is used. A model
+            with several kinds of layers has a tuple of them.
 
     Declaring a type again replaces what was known about it. ``fastprune inspect MODEL`` or
     :func:`fastprune.compaction.prove` then shows on a live model whether the declaration is right.
@@ -96,9 +125,22 @@ def declared_types() -> list[str]:
 class Anatomy:
     """A declaration bound to a live model."""
 
-    declaration: Declaration
     blocks: tuple[str, ...]
     """Paths of the Transformer layers, starting at the model."""
+    declarations: tuple[Declaration, ...]
+    """Of each of them."""
+    stages: tuple[int, ...]
+    """The number of the stage that each is in; 0 where there are none."""
+
+    @property
+    def stacked(self) -> bool:
+        """Whether layers are all alike, and each takes what the one before it hands on."""
+        return len(set(map(id, self.declarations))) == 1 and "*" not in self.declarations[0].layers
+
+    @property
+    def declaration(self) -> Declaration:
+        """The one of all layers of a model whose layers are stacked."""
+        return self.declarations[0]
 
 
 def anatomy(model: nn.Module) -> Anatomy:
@@ -115,16 +157,17 @@ def anatomy(model: nn.Module) -> Anatomy:
             f"are {', '.join(declared_types())}; describe yours with "
             "fastprune.structure.declare(model_type, Declaration(...))"
         )
-    prefix = _base_prefix(model)
-    for declaration in _registry[model_type]:
-        if not declaration.when(config):
-            continue
-        blocks = _blocks(model, prefix + declaration.layers)
-        if blocks and all(_fits(model.get_submodule(block), declaration) for block in blocks):
-            return Anatomy(declaration, blocks)
+    variants = [v if isinstance(v, tuple) else (v,) for v in _registry[model_type]]
+    for variant in variants:
+        parts = [(part, _blocks(model, part)) for part in variant if part.when(config)]
+        if parts and all(_all_fit(model, part, blocks) for part, blocks in parts):
+            flat = [(path, part, stage) for part, blocks in parts for path, stage in blocks]
+            paths, declarations, stages = zip(*flat, strict=True)
+            return Anatomy(paths, declarations, stages)
+    looked_for = sorted({part.layers for variant in variants for part in variant})
     raise UnsupportedModelError(
         f"no declaration of {model_type!r} fits this {type(model).__name__} (looked for "
-        f"{', '.join(sorted({d.layers for d in _registry[model_type]}))}); describe its layout "
+        f"{', '.join(looked_for)}); describe its layout "
         "with fastprune.structure.declare(model_type, Declaration(...))"
     )
 
@@ -135,18 +178,32 @@ def _base_prefix(model: nn.Module) -> str:
     return f"{path}." if path else ""
 
 
-def _blocks(model: nn.Module, path: str) -> tuple[str, ...]:
-    layers = find_module(model, path)
-    return () if layers is None else tuple(f"{path}.{name}" for name, _ in layers.named_children())
+def _blocks(model: nn.Module, declaration: Declaration) -> list[tuple[str, int]]:
+    """Paths of the layers, and the stage of each."""
+    before, star, after = (_base_prefix(model) + declaration.layers).partition("*")
+    if not star:
+        return [(path, 0) for path in _children(model, before)]
+    stages = [f"{path}{after}" for path in _children(model, before.rstrip("."))]
+    return [(path, stage) for stage, of in enumerate(stages) for path in _children(model, of)]
+
+
+def _children(model: nn.Module, path: str) -> list[str]:
+    parent = find_module(model, path)
+    return [] if parent is None else [f"{path}.{name}" for name, _ in parent.named_children()]
+
+
+def _all_fit(model: nn.Module, part: Declaration, blocks: list[tuple[str, int]]) -> bool:
+    return bool(blocks) and all(_fits(model.get_submodule(path), part) for path, _ in blocks)
 
 
 def _fits(block: nn.Module, declaration: Declaration) -> bool:
     attention, ffn = declaration.attention, declaration.ffn
-    paths = [attention.module, attention.output, *ffn.inputs, ffn.output]
-    if not isinstance(find_module(block, attention.module), NoHeads):
-        paths += attention.inputs
-        paths.append(attention.residual)
-    return all(find_module(block, path) is not None for path in (*paths, ffn.residual))
+    paths = [*ffn.inputs, ffn.output, ffn.residual]
+    if attention is not None:
+        paths += [attention.module, attention.output]
+        if not isinstance(find_module(block, attention.module), NoHeads):
+            paths += [*attention.inputs, attention.residual]
+    return all(find_module(block, path) is not None for path in paths)
 
 
 def find_module(root: nn.Module, path: str) -> nn.Module | None:

@@ -55,8 +55,10 @@ def head_widths(model: nn.Module, block: str, attention: Attention) -> HeadWidth
 def all_head_widths(model: nn.Module, found: Anatomy | None = None) -> list[HeadWidths]:
     """:func:`head_widths` of every layer."""
     found = anatomy(model) if found is None else found
-    attention = found.declaration.attention
-    return [head_widths(model, block, attention) for block in found.blocks]
+    return [
+        HeadWidths((), ()) if part.attention is None else head_widths(model, block, part.attention)
+        for block, part in zip(found.blocks, found.declarations, strict=True)
+    ]
 
 
 def sharing_queries(attention: Any) -> int:

@@ -68,7 +68,7 @@ def find_inner_sites(
 
 def _filters(model: Any, found: Anatomy, site: Site) -> Site:
     """Filters whose mask acts before the activation, where that comes to the same in the end."""
-    declaration = found.declaration
+    declaration = found.declarations[site.layer]
     name = getattr(model.config, declaration.activation_config, None)
     before = isinstance(name, str) and not ACT2FN[name](torch.zeros(1)).item()
     if len(declaration.ffn.inputs) > 1 or not before:
@@ -79,7 +79,7 @@ def _filters(model: Any, found: Anatomy, site: Site) -> Site:
 def _dimensions(
     model: nn.Module, found: Anatomy, whole: Site, kind: Literal["qk", "v"], shared: bool
 ) -> Site | None:
-    attention = found.declaration.attention
+    attention = found.declarations[whole.layer].heads
     _refuse(model, whole, attention, kind)
     widths = head_widths(model, whole.block, attention)
     counts = widths.qk if kind == "qk" else widths.v

@@ -44,6 +44,14 @@ class Site:
     pairs_per_unit: int
     """Multiply-accumulates that vanish with one unit for every pair of tokens: those of logits and
     of weighted sums of values."""
+    token_share: float = 1.0
+    """How many tokens there are here for each at the model's entrance."""
+    fixed_tokens: int = 0
+    """How many there are on top, whatever enters: learned queries."""
+    window: int | None = None
+    """How many tokens see each other; None = all."""
+    sample_axis: int = 0
+    """Which axis of ``x`` is that of samples, or of their windows."""
     heads: int = 1
     """How many heads share every unit: ``x`` has the columns of all units once for each."""
     gates: tuple[str, ...] = ()

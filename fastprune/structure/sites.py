@@ -26,15 +26,9 @@ def find_sites(model: nn.Module) -> list[Site]:
 
 def sites_of(model: nn.Module, found: Anatomy) -> list[Site]:
     """:func:`find_sites` for an anatomy already at hand."""
-    declaration = found.declaration
-    sublayers: tuple[tuple[SiteKind, Sublayer], ...] = (
-        ("attention", declaration.attention),
-        ("ffn", declaration.ffn),
-    )
+    kinds: tuple[SiteKind, ...] = ("attention", "ffn")
     sites = (
-        _site(model, block, layer, kind, sublayer)
-        for layer, block in enumerate(found.blocks)
-        for kind, sublayer in sublayers
+        _site(model, found, layer, kind) for layer in range(len(found.blocks)) for kind in kinds
     )
     return [site for site in sites if site is not None]
 
@@ -50,25 +44,30 @@ def layer_units(model: nn.Module) -> dict[SiteKind, list[int]]:
     return {"attention": heads, "ffn": filters}
 
 
-def _site(
-    model: nn.Module, block: str, layer: int, kind: SiteKind, sublayer: Sublayer
-) -> Site | None:
+def _site(model: nn.Module, found: Anatomy, layer: int, kind: SiteKind) -> Site | None:
+    block, declaration = found.blocks[layer], found.declarations[layer]
+    sublayer: Sublayer | None = declaration.ffn if kind == "ffn" else declaration.attention
+    if sublayer is None:
+        return None
     name = f"{block}.{sublayer.output}"
     module = model.get_submodule(name)
     if isinstance(module, BiasOnly):
         return None
     outputs, columns = weight_view(as_projection(module, name)).shape
-    units, pairs = columns, 0
+    units, pairs, window = columns, 0, None
     if isinstance(sublayer, Attention):
         heads = head_widths(model, block, sublayer)
         units = len(heads.v) if heads.even else 1
         queries = sharing_queries(model.get_submodule(f"{block}.{sublayer.module}"))
         pairs = queries * sum((*heads.qk, *heads.v))
+        if sublayer.window:
+            window = int(getattr(model.get_submodule(block), sublayer.window)) ** 2
     weights, biases = outputs * columns, 0
     for path in sublayer.inputs:
         rows, inputs, bias = input_size(model, f"{block}.{path}")
         weights += rows * inputs
         biases += rows * bias
+    tokens = declaration.tokens(model.config, found.stages[layer])
     return Site(
         name=name,
         layer=layer,
@@ -81,6 +80,10 @@ def _site(
         weights_per_unit=weights // units,
         biases_per_unit=biases // units,
         pairs_per_unit=pairs // units,
+        token_share=tokens.share,
+        fixed_tokens=tokens.fixed,
+        window=window,
+        sample_axis=declaration.sample_axis,
     )
 
 

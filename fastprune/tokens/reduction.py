@@ -131,7 +131,7 @@ def reduce_(model: nn.Module, schedule: Sequence[int]) -> None:
         block, hooks = model.get_submodule(path), _BlockHooks(reduction, layer)
         block.register_forward_pre_hook(hooks.enter, with_kwargs=True)
         block.register_forward_hook(hooks.leave)
-        keys = find_module(block, found.declaration.attention.inputs[1])
+        keys = find_module(block, found.declaration.heads.inputs[1])
         if keys is not None and min(schedule[layer:]) < schedule[layer]:
             keys.register_forward_hook(hooks.see_keys)
 

@@ -46,7 +46,7 @@ OPT = Declaration(
 
 OPT_NORM_LAST = replace(
     OPT,
-    attention=replace(OPT.attention, residual="self_attn.q_proj"),
+    attention=replace(OPT.heads, residual="self_attn.q_proj"),
     ffn=replace(OPT.ffn, residual="fc1"),
     when=lambda config: not _norm_first(config),
 )
