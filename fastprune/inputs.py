@@ -18,6 +18,7 @@ from fastprune.budget.latency import LatencyTable
 from fastprune.compaction import load_pretrained
 from fastprune.data import Samples, load_samples, task_of
 from fastprune.data.sources import Split
+from fastprune.data.tasks import IMAGE_TASKS
 from fastprune.device import resolve_device
 from fastprune.errors import (
     DataError,
@@ -141,7 +142,7 @@ def load_tokenizer(path: str | os.PathLike[str], model: nn.Module) -> Any:
     Raises:
         DataError: there is none.
     """
-    images = task_of(model) == "image"
+    images = task_of(model) in IMAGE_TASKS
     if not images and os.path.isdir(path) and not _has_vocabulary(Path(path)):
         # transformers would make up a tokenizer that knows no words.
         raise DataError(

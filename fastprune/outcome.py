@@ -103,7 +103,7 @@ def _units(given: nn.Module, pruned: nn.Module) -> dict[str, list[int]]:
     units = layer_units(pruned)
     found = {"heads": units["attention"], "filters": units["ffn"]}
     before, after = all_head_widths(given), all_head_widths(pruned)
-    if _alike(after) - _alike(before) or len(_alike(before)) > 1:
+    if any(_narrowed(*layer) for layer in zip(before, after, strict=True)):
         found["query-key dimensions"] = [sum(widths.qk) for widths in after]
         found["value dimensions"] = [sum(widths.v) for widths in after]
     tokens = schedule_of(pruned)
@@ -112,9 +112,10 @@ def _units(given: nn.Module, pruned: nn.Module) -> dict[str, list[int]]:
     return found
 
 
-def _alike(layers: Sequence[HeadWidths]) -> set[tuple[int, int]]:
-    """The different widths of heads."""
-    return {pair for widths in layers for pair in zip(widths.qk, widths.v, strict=True)}
+def _narrowed(before: HeadWidths, after: HeadWidths) -> bool:
+    """Whether the heads of a layer have lost dimensions, now or earlier."""
+    given, left = (set(zip(w.qk, w.v, strict=True)) for w in (before, after))
+    return bool(left - given) or len(given) > 1
 
 
 def _warnings(tuning: Sequence[SiteTuning], stops: bool) -> list[str]:

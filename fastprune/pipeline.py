@@ -42,6 +42,7 @@ from fastprune.report import Report, Stopwatch
 from fastprune.run import Run
 from fastprune.settings import Settings
 from fastprune.spp.saved import SearchedPath
+from fastprune.structure.declaration import anatomy
 from fastprune.tokens.reduce import check_reducible
 from fastprune.version import __version__
 
@@ -354,6 +355,7 @@ def prepare(
         if tokenizer is None and not isinstance(model, nn.Module):
             tokenizer = load_tokenizer(model, dense)
         # These fail before any data are read.
+        settings = settings.for_layers(anatomy(dense).stacked)
         check_prunable(dense, settings.align or 1, settings.granularity)
         if settings.token_budget is not None:
             check_reducible(dense, settings.token_budget)

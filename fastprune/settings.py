@@ -239,6 +239,34 @@ class Settings:
         """How units are chosen."""
         return METHODS[self.method_name]
 
+    def for_layers(self, stacked: bool) -> Settings:
+        """These settings for a model whose layers do or do not follow each other at one width.
+
+        Where they do not, nothing can be tuned layer after layer: the defaults are then method
+        ``fisher`` and tune ``bias``.
+
+        Raises:
+            FastpruneError: a choice that such a model does not go with.
+        """
+        if stacked:
+            return self
+        walks = "; its layers do not follow each other at one width"
+        asked = METHODS[self.method or "fisher"]
+        if asked.moments or asked.while_tuning:
+            raise FastpruneError(
+                f"method {self.method_name} does not go with this model{walks}; use method fisher, "
+                "optin or spp"
+            )
+        if TUNERS[self.tune or "bias"] is not None:
+            raise FastpruneError(
+                f"tune={self.tuner} does not go with this model{walks}; use tune bias or none"
+            )
+        if self.promises_latency or self.latency_table is not None:
+            raise FastpruneError(
+                f"latency budgets do not go with this model{walks}; use a budget in macs or params"
+            )
+        return replace(self, method=self.method or "fisher", tune=self.tune or "bias")
+
     def check_task(self, task: str) -> None:
         """Refuse samples of a task that the method does not go with.
 

@@ -163,7 +163,7 @@ def _check_arguments(
             "dimensions inside heads have gradients of masks, but no moments; collect with "
             "output_fisher=False and input_moments=False"
         )
-    if not sum(samples.lengths) and samples.task != "image":
+    if not sum(samples.lengths) and not samples.of_images:
         raise DataError("the calibration samples hold no tokens; check the data")
     if any(parameter.dtype == torch.float64 for parameter in model.parameters()):
         raise DataError("statistics are collected in float32; convert the model: model.float()")

@@ -29,7 +29,8 @@ class Divergence:
 
     Classes: of their distribution. Question answering: the mean over first and last token, as in
     the task's loss. Language models: the sum over predicted tokens. Regression: the mean square.
-    Embeddings: the squared distance of the mean-pooled outputs.
+    Embeddings: the squared distance of the mean-pooled outputs. Segmentation: the sums over queries
+    of their classes, and over the pixels of their masks.
     """
 
     def __init__(self, task: str, seed: int, *, temperature: float) -> None:
@@ -57,6 +58,10 @@ class Divergence:
             return outputs.start_logits, outputs.end_logits
         if self._task == "embedding":
             return (mean_pooled(outputs, batch),)
+        if self._task == "segmentation":
+            # A mask is a choice of two for every pixel.
+            inside = outputs.masks_queries_logits.flatten(1)
+            return outputs.class_queries_logits, torch.stack([inside, torch.zeros_like(inside)], -1)
         return (outputs.logits,)
 
     def between(self, ours: Prediction, theirs: Prediction, batch: Batch) -> Tensor:
@@ -78,6 +83,8 @@ class Divergence:
                 for pair in (ours, theirs)
             )
         parts = [self._kl(a, b) for a, b in zip(ours, theirs, strict=True)]
+        if self._task == "segmentation":
+            return parts[0].sum(-1) + parts[1].sum(-1)
         return torch.stack(parts).mean(0)
 
     def at_itself(self, outputs: Any, batch: Batch, ids: Tensor) -> Tensor:

@@ -127,6 +127,19 @@ def _tokens(out: Any, batch: Batch, index: Tensor, *, draw: _Draw | None) -> Ten
     return losses.sum(-1)
 
 
+def _segments(out: Any, batch: Batch, index: Tensor, *, draw: _Draw | None) -> Tensor:
+    """A class for every query, and for every pixel of its mask whether it belongs to it."""
+    if draw is None:
+        raise DataError("segments have no labels here; leave targets at 'model'")
+    classes, masks = out.class_queries_logits.float(), out.masks_queries_logits.float().flatten(1)
+    uniform = draw(index, classes.shape[1] + masks.shape[1], classes)
+    of_classes, of_masks = uniform.split([classes.shape[1], masks.shape[1]], dim=1)
+    target = _categorical(classes, of_classes)
+    losses = F.cross_entropy(classes.transpose(1, 2), target, reduction="none").sum(-1)
+    inside = (of_masks < masks.detach().sigmoid()).float()
+    return losses + F.binary_cross_entropy_with_logits(masks, inside, reduction="none").sum(-1)
+
+
 def _embedding(out: Any, batch: Batch, index: Tensor, *, draw: _Draw | None) -> Tensor:
     """A random projection of the mean-pooled output: the Fisher of a unit-variance Gaussian."""
     pooled = mean_pooled(out, batch)
@@ -156,4 +169,5 @@ _LOSSES = {
     "question-answering": _spans,
     "causal-lm": _tokens,
     "embedding": _embedding,
+    "segmentation": _segments,
 }

@@ -28,6 +28,7 @@ from fastprune.pareto.sweep import resolve_cache
 from fastprune.pipeline import BudgetLike, Prepared, prepare
 from fastprune.report import versions
 from fastprune.settings import Settings, check_options
+from fastprune.structure.declaration import anatomy
 
 Notify = Callable[[Trial], None]
 """Called with every trial as soon as it is there (and saved, where it is)."""
@@ -131,7 +132,9 @@ def run_comparison(
         raise FastpruneError("nothing can be resumed without a directory; give out (--out)")
     seeds = _once(seeds)
     every, left_out = combine(methods, tunes, choices)
-    runs = [every[0].settings({**choices, "seed": seed}) for seed in seeds]
+    # Loading goes by what fits any model and task; what does not fit is left out afterwards.
+    given = {**choices, "fisher": None}
+    runs = [Way("random", "none").settings({**given, "seed": seed}) for seed in seeds]
     group = current_group()  # the first process alone saves, so it alone looks at what is there
     with ExitStack() as stack:
         earlier: Sequence[Trial] = []
@@ -144,10 +147,10 @@ def run_comparison(
         found = Comparison((), {}, out)
         for run in runs:
             prepared = prepare(model, data, run, eval_data=eval_data, tokenizer=tokenizer)
-            ways, unsuited = honoured(every, partial(_check_task, prepared))
+            ways, unsuited = honoured(every, partial(_of, prepared, choices))
             learned = Learned()
             for way in ways:
-                trial = _trial(way, prepared, earlier, learned)
+                trial = _trial(_of(prepared, choices, way), way, earlier, learned)
                 found = replace(found, left_out=left_out | unsuited, trials=(*found.trials, trial))
                 if out is not None:
                     group.first(partial(write_trials, found, out, _origin(prepared)))
@@ -164,23 +167,25 @@ def _once(seeds: Iterable[int]) -> list[int]:
     return seeds
 
 
-def _check_task(loaded: Prepared, way: Way) -> None:
-    _of(way, loaded).settings.check_task(loaded.samples.task)
+def _of(loaded: Prepared, choices: Mapping[str, Any], way: Way) -> Prepared:
+    """What has been loaded for all ways, for one of them.
 
-
-def _of(way: Way, loaded: Prepared) -> Prepared:
-    """What has been loaded once, for one way."""
-    settings = replace(loaded.settings, method=way.method, tune=way.tune)
+    Raises:
+        FastpruneError: the way does not go with the model or the task.
+    """
+    base = loaded.settings
+    settings = replace(
+        way.settings({**choices, "seed": base.seed}), latency_table=base.latency_table
+    ).for_layers(anatomy(loaded.model).stacked)
+    settings.check_task(loaded.samples.task)
     return replace(loaded, settings=settings, watch=loaded.watch.copy())
 
 
-def _trial(way: Way, loaded: Prepared, earlier: Sequence[Trial], learned: Learned) -> Trial:
-    """One way on what has been loaded for all of them, unless there is such a trial already."""
-    prepared = _of(way, loaded)
+def _trial(prepared: Prepared, way: Way, earlier: Sequence[Trial], learned: Learned) -> Trial:
+    """A way on what has been loaded, unless there is such a trial already."""
     fingerprint = prepared.fingerprint()
-    return _kept(earlier, fingerprint, prepared.settings) or _try(
-        way, prepared, fingerprint, learned
-    )
+    kept = _kept(earlier, fingerprint, prepared.settings)
+    return kept or _try(way, prepared, fingerprint, learned)
 
 
 def _try(way: Way, prepared: Prepared, fingerprint: str, learned: Learned) -> Trial:

@@ -42,6 +42,7 @@ def pixel_values(table: Table, ids: Sequence[int], processor: Any) -> list[dict[
 
 def image_tokens(image: torch.Tensor, config: Any) -> int:
     """Patches and special tokens a vision transformer makes of an image; 0 if unknown."""
+    config = getattr(config, "backbone_config", config)
     patch = getattr(config, "patch_size", None)
     if not isinstance(patch, int):
         return 0

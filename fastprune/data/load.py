@@ -20,7 +20,7 @@ from fastprune.data.samples import Samples, draw_positions
 from fastprune.data.sources import Split, read_source
 from fastprune.data.squad import cut_windows, read_examples
 from fastprune.data.table import Table
-from fastprune.data.tasks import Task, task_of_config
+from fastprune.data.tasks import IMAGE_TASKS, Task, task_of_config
 from fastprune.data.tokenized import answer_positions, token_features
 from fastprune.data.tokens import fit_to_model, longest_sample, padding_of, tokenize
 from fastprune.errors import DataError
@@ -94,7 +94,7 @@ def load_samples(
         require_labels,
         progress,
     )
-    if task == "image":
+    if task in IMAGE_TASKS:
         samples = _images(table, request)
     elif "input_ids" in table.names:
         samples = _tokenized(table, request)

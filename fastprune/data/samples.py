@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from fastprune.data.squad import Window
-from fastprune.data.tasks import Task
+from fastprune.data.tasks import IMAGE_TASKS, Task
 from fastprune.errors import DataError
 
 IGNORED_LABEL = -100
@@ -75,16 +75,21 @@ class Samples:
         return len(self.features)
 
     @property
+    def of_images(self) -> bool:
+        """Whether the model sees images, and not texts."""
+        return self.task in IMAGE_TASKS
+
+    @property
     def lengths(self) -> list[int]:
         """Valid tokens of each sample, special tokens included."""
-        if self.task == "image":
+        if self.of_images:
             return [self.image_tokens] * len(self)
         return [int(sum(sample["attention_mask"])) for sample in self.features]
 
     @property
     def widths(self) -> list[int]:
         """Tokens of each sample as the model gets it, those that its mask leaves out included."""
-        if self.task == "image":
+        if self.of_images:
             # Where the number of patches is unknown, that of a usual model serves.
             return [self.image_tokens or 256] * len(self)
         return [len(sample["input_ids"]) for sample in self.features]
@@ -164,7 +169,7 @@ class Samples:
     def collate(self, positions: Sequence[int]) -> dict[str, torch.Tensor]:
         """One padded batch of the samples at these positions, as :meth:`batches` yields it."""
         rows = [self.features[p] for p in positions]
-        if self.task == "image":
+        if self.of_images:
             batch = {"pixel_values": torch.stack([row["pixel_values"] for row in rows])}
         else:
             batch = {name: self._pad(name, [row[name] for row in rows]) for name in rows[0]}

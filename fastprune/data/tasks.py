@@ -9,10 +9,18 @@ from torch import nn
 from fastprune.errors import DataError
 
 Task = Literal[
-    "classification", "regression", "question-answering", "causal-lm", "embedding", "image"
+    "classification",
+    "regression",
+    "question-answering",
+    "causal-lm",
+    "embedding",
+    "image",
+    "segmentation",
 ]
 
 TASKS: tuple[Task, ...] = get_args(Task)
+IMAGE_TASKS: tuple[Task, ...] = ("image", "segmentation")
+"""Those of models that see images; ``"image"`` is to tell what is on one."""
 
 # Suffixes of Hugging Face class names. A base model ends in plain "Model".
 _BY_SUFFIX: dict[str, Task] = {
@@ -21,6 +29,7 @@ _BY_SUFFIX: dict[str, Task] = {
     "ForCausalLM": "causal-lm",
     "LMHeadModel": "causal-lm",
     "ForImageClassification": "image",
+    "ForUniversalSegmentation": "segmentation",
     "Model": "embedding",
 }
 

@@ -106,6 +106,7 @@ METRICS: dict[Task, dict[str, Metric]] = {
     "question-answering": {"f1": answers.f1, "exact_match": answers.exact_match},
     "causal-lm": {"perplexity": perplexity, "loss": token_loss},
     "embedding": {"similarity": similarity, "cosine": cosine},
+    "segmentation": {},
 }
 
 LOWER_IS_BETTER = frozenset({"loss", "perplexity"})
@@ -117,6 +118,11 @@ def resolve_metric(name: str | None, samples: Samples) -> str:
     Raises:
         FastpruneError: the samples' task has no such metric; lists those it has.
     """
+    if not METRICS[samples.task]:
+        raise FastpruneError(
+            f"there is no score for {samples.task}; leave the evaluation data out, and score what "
+            "comes out yourself"
+        )
     if name is None:
         known = METRICS[samples.task]
         # A task's texts may serve another purpose, as when embeddings are compared on them.

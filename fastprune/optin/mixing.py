@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fastprune.optin.scores import Losses
+from fastprune.optin.losses import Losses
 from fastprune.structure import Site
 
 PREDICTION_WEIGHT = 0.1

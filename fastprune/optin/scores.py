@@ -8,7 +8,6 @@ compared, together with other units; the projection it is taken away from is not
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -17,27 +16,14 @@ from fastprune import ops
 from fastprune.calibration.divergence import Prediction
 from fastprune.data import Samples
 from fastprune.device import cache_off, evaluation_mode, forward_tokens
-from fastprune.errors import NumericalError, UnsupportedModelError
+from fastprune.errors import NumericalError
 from fastprune.optin.drawing import draw_samples
+from fastprune.optin.losses import Losses
 from fastprune.optin.passage import Hidden, Passage, Work
+from fastprune.optin.whole import WholeTrial
 from fastprune.progress import progress_bar
 from fastprune.structure import Site, get_projection
-
-
-@dataclass(frozen=True)
-class Losses:
-    """What a model loses with each of some units; both float64 [units], and not negative.
-
-    Attributes:
-        trajectory: L_MD. With ``S`` and ``T`` the features of a layer without the unit and with
-            it, every row of unit length, the sum over later layers of ``|S S' - T T'|^2``
-            (Frobenius).
-        prediction: L_KD. 16 times the Kullback-Leibler divergence from the dense model's
-            prediction, summed over samples; for regression and embeddings the squared error.
-    """
-
-    trajectory: Tensor
-    prediction: Tensor
+from fastprune.structure.declaration import anatomy
 
 
 @torch.no_grad()
@@ -71,7 +57,6 @@ def score_units(
         of the units of all sites, on the CPU.
 
     Raises:
-        UnsupportedModelError: hidden states of several widths.
         DataError: a task that no divergence is known for.
         NumericalError: losses that are not finite.
     """
@@ -80,7 +65,7 @@ def score_units(
     if batch_size is not None:
         tokens = min(tokens, batch_size * max(drawn.widths))
     with evaluation_mode(model), cache_off(model):
-        trial = Trial(model, sites, drawn, tokens=tokens, dtype=dtype)
+        trial = _trial(model, sites, drawn, tokens=tokens, dtype=dtype)
         total = sum(site.units for site in sites)
         found = []
         with progress_bar("score", total=total, enabled=progress, unit="unit") as bar:
@@ -96,6 +81,15 @@ def score_units(
     )
     _check_finite(losses, sites)
     return losses
+
+
+def _trial(
+    model: nn.Module, sites: Sequence[Site], samples: Samples, *, tokens: int, dtype: torch.dtype
+) -> Trial | WholeTrial:
+    """Whichever way to take units away the model allows."""
+    if anatomy(model).stacked and len({site.outputs for site in sites}) == 1:
+        return Trial(model, sites, samples, tokens=tokens, dtype=dtype)
+    return WholeTrial(model, sites, samples, dtype=dtype)
 
 
 class Trial:
@@ -123,11 +117,6 @@ class Trial:
             tokens: most tokens of a pass.
             dtype: autocast type.
         """
-        if len({site.outputs for site in sites}) > 1:
-            raise UnsupportedModelError(
-                f"the blocks of {type(model).__name__} do not follow each other at one width; use "
-                "method obs or fisher"
-            )
         self._model = model
         self._passage = Passage(model, sites, samples, tokens=tokens, dtype=dtype)
         self.most = self._passage.most

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from fastprune.data.tasks import IMAGE_TASKS
 from fastprune.optin import Losses, mixed, mixed_as_released, score_units
 from fastprune.selection.chooser import Chooser, Evidence
 from fastprune.selection.nested import Nested
@@ -135,6 +136,7 @@ def _path(learn: Callable[[Evidence], Chooser]) -> Method:
     )
 
 
+_FOR_TEXT = "is what the released code does to text models; use method optin for images"
 METHODS = {
     "obs": _obs(plain=False),
     "obs-plain": _obs(plain=True),
@@ -142,7 +144,7 @@ METHODS = {
     "optin": _optin(mixed),
     "optin-parity": _optin(
         mixed_as_released,
-        {"image": "is what the released code does to text models; use method optin for images"},
+        dict.fromkeys(IMAGE_TASKS, _FOR_TEXT),
     ),
     "spp": _path(_spp),
     "spp-passes": _path(_spp_passes),

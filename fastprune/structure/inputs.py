@@ -23,9 +23,7 @@ def dummy_inputs(
     generator = torch.Generator().manual_seed(seed)
     config, name = model.config, getattr(model, "main_input_name", "input_ids")
     if name == "pixel_values":
-        size = config.image_size
-        height, width = size if isinstance(size, (list, tuple)) else (size, size)
-        pixels = torch.randn(batch, config.num_channels, height, width, generator=generator)
+        pixels = torch.randn(batch, *image_shape(config), generator=generator)
         return {name: pixels.to(model.device, model.dtype)}
     if name != "input_ids":
         raise UnsupportedModelError(
@@ -37,3 +35,11 @@ def dummy_inputs(
     attention_mask = torch.ones_like(ids)
     attention_mask[-1, length - length // 4 :] = 0
     return {name: ids.to(model.device), "attention_mask": attention_mask.to(model.device)}
+
+
+def image_shape(config: Any) -> tuple[int, int, int]:
+    """Channels, height and width of the images that a model, or its backbone, is made for."""
+    config = getattr(config, "backbone_config", config)
+    size = config.image_size
+    height, width = size if isinstance(size, (list, tuple)) else (size, size)
+    return config.num_channels, height, width

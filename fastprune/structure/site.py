@@ -49,7 +49,8 @@ class Site:
     fixed_tokens: int = 0
     """How many there are on top, whatever enters: learned queries."""
     window: int | None = None
-    """How many tokens see each other; None = all."""
+    """How many tokens see each other; None = all. What fills windows up at the borders of a map is
+    not counted."""
     sample_axis: int = 0
     """Which axis of ``x`` is that of samples, or of their windows."""
     heads: int = 1

@@ -12,6 +12,7 @@ from fastprune.data.images import image_tokens
 from fastprune.data.tokens import position_limit
 from fastprune.device import device_of
 from fastprune.errors import FastpruneError
+from fastprune.structure.inputs import image_shape
 
 
 @dataclass(frozen=True)
@@ -48,9 +49,7 @@ class Workload:
         config, device = model.config, device_of(model)
         generator = torch.Generator().manual_seed(0)
         if takes_images(model):
-            size = config.image_size
-            height, width = size if isinstance(size, (list, tuple)) else (size, size)
-            shape = (self.batch, config.num_channels, height, width)
+            shape = (self.batch, *image_shape(config))
             return {"pixel_values": torch.randn(shape, generator=generator).to(device, model.dtype)}
         limit = position_limit(config)
         if limit is not None and self.length > limit:
