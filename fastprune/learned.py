@@ -2,32 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
+from typing import TypeVar
 
 from fastprune.report import Stopwatch
-from fastprune.selection import Chooser
+
+Found = TypeVar("Found")
 
 
 class Learned:
-    """Choosers by method, of one model and one draw of samples."""
+    """Scores and choosers, of one model and one draw of samples."""
 
     def __init__(self) -> None:
-        self._kept: dict[str, tuple[Chooser, Stopwatch]] = {}
+        self._kept: dict[Hashable, tuple[object, Stopwatch]] = {}
 
-    def chooser(self, method: str, learn: Callable[[], Chooser], watch: Stopwatch) -> Chooser:
-        """The chooser of a method, learned at most once.
+    def once(self, key: Hashable, find: Callable[[], Found], watch: Stopwatch) -> Found:
+        """What ``find`` returns, called at most once for a key.
 
         Args:
-            method: its name.
-            learn: makes the chooser.
-            watch: counts what learning took as if it had been done now, so that those who come
-                second do not look faster than they are alone.
+            key: always of the same function.
+            find: that takes long.
+            watch: counts what it took as if it had been done now, so that those who come second do
+                not look faster than they are alone.
         """
-        if method not in self._kept:
+        if key not in self._kept:
             own = Stopwatch()
             with own.stage("search"):
-                chooser = learn()
-            self._kept[method] = (chooser, own)
-        chooser, own = self._kept[method]
+                found = find()
+            self._kept[key] = (found, own)
+        kept, own = self._kept[key]
         watch.add(own)
-        return chooser
+        return kept  # type: ignore[return-value]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import torch
@@ -158,8 +158,7 @@ class Run:
     def _plans(self, statistics: Statistics | None) -> list[_Plan]:
         settings = self._settings
         budgets = [self._on_the_way(budget, 1 / settings.stages) for budget in settings.budgets]
-        learn = partial(self._learn, self._dense, self._sites, statistics)
-        chooser = self._learned.chooser(settings.method_name, learn, self._watch)
+        chooser = self._learn(self._dense, self._sites, statistics, self._learned)
         with self._watch.stage("search"):
             kept = self._choose(chooser, self._sites, budgets)
             teachers: Sequence[Tensor | None] = [None] * len(budgets)
@@ -175,10 +174,16 @@ class Run:
         )
 
     def _learn(
-        self, model: nn.Module, sites: Sequence[Site], statistics: Statistics | None
+        self,
+        model: nn.Module,
+        sites: Sequence[Site],
+        statistics: Statistics | None,
+        learned: Learned,
     ) -> Chooser:
+        """What units are worth, unless other runs have found it out."""
         settings = self._settings
-        assert settings.selection.learn is not None
+        method, learn = settings.selection, settings.selection.learn
+        assert learn is not None
         evidence = Evidence(
             model,
             sites,
@@ -190,7 +195,10 @@ class Run:
             dtype=settings.dtype,
             progress=settings.progress,
         )
-        return settings.selection.learn(evidence)
+        if method.score is not None:
+            score = partial(method.score, evidence)
+            evidence = replace(evidence, losses=learned.once(method.score, score, self._watch))
+        return learned.once(settings.method_name, partial(learn, evidence), self._watch)
 
     def _choose(
         self, chooser: Chooser, sites: Sequence[Site], budgets: Sequence[Budget]
@@ -343,7 +351,8 @@ class Run:
 
         def choose() -> Tensor:
             with watch.stage("search"):
-                masks = self._choose(self._learn(pruned, sites, statistics), sites, [budget])
+                chooser = self._learn(pruned, sites, statistics, Learned())
+                masks = self._choose(chooser, sites, [budget])
             return self._rearrange(masks, statistics, watch)[0]
 
         mask = self._group.first(choose)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from fastprune.budget import Budget, Prices
 from fastprune.calibration import Statistics
 from fastprune.data import Samples
+from fastprune.optin import Losses
 from fastprune.structure import Site, SiteKind
 
 
@@ -24,6 +25,7 @@ class Evidence:
         sites: of the model.
         statistics: of the samples, where the method asks for any.
         samples: to calibrate with.
+        losses: what is lost with every unit, where the method goes by it.
         order: int64 [units of all sites], the ones to keep longest first, where a search has found
             one.
         seed: of every random choice.
@@ -36,6 +38,7 @@ class Evidence:
     sites: Sequence[Site]
     statistics: Statistics | None
     samples: Samples
+    losses: Losses | None = None
     order: Tensor | None = None
     seed: int = 0
     batch_size: int | None = None

@@ -36,6 +36,8 @@ class Method:
     Attributes:
         learn: find out what units are worth. None where that cannot be known beforehand, because
             units are chosen while the model is tuned: then :mod:`fastprune.kprune` does both.
+        score: what ``learn`` goes by, where methods have that in common and it takes long; it is
+            given the result.
         mask_fisher: whether it needs the Fisher blocks of the masks.
         mask_gradients: whether it needs the gradients of the masks, sample by sample.
         moments: whether it needs the second moments at the output projections.
@@ -46,6 +48,7 @@ class Method:
     """
 
     learn: Callable[[Evidence], Chooser] | None
+    score: Callable[[Evidence], Losses] | None = None
     mask_fisher: bool = False
     mask_gradients: bool = False
     moments: bool = False
@@ -80,22 +83,26 @@ def _fisher(given: Evidence) -> Chooser:
     return Ranked(given.statistics.importance())
 
 
+def _losses(given: Evidence) -> Losses:
+    return score_units(
+        given.model,
+        given.sites,
+        given.samples,
+        seed=given.seed,
+        batch_size=given.batch_size,
+        dtype=given.dtype,
+        progress=given.progress,
+    )
+
+
 def _optin(
     mix: Callable[[Losses, Sequence[Site]], Tensor], refuses: Mapping[str, str] | None = None
 ) -> Method:
     def learn(given: Evidence) -> Chooser:
-        losses = score_units(
-            given.model,
-            given.sites,
-            given.samples,
-            seed=given.seed,
-            batch_size=given.batch_size,
-            dtype=given.dtype,
-            progress=given.progress,
-        )
-        return Ranked(mix(losses, given.sites))
+        assert given.losses is not None
+        return Ranked(mix(given.losses, given.sites))
 
-    return Method(learn, refuses=refuses or {})
+    return Method(learn, score=_losses, refuses=refuses or {})
 
 
 def _spp(given: Evidence) -> Chooser:

@@ -73,15 +73,16 @@ def test_means_and_deviations_are_over_seeds(compare):
 
 def test_what_is_learned_serves_every_way_to_tune(compare, monkeypatch):
     calls = []
-    optin = METHODS["optin"]
+    score = METHODS["optin"].score
 
-    def learn(given):
+    def slow(given):
         calls.append(given.seed)
         time.sleep(0.5)
-        return optin.learn(given)
+        return score(given)
 
-    monkeypatch.setitem(METHODS, "optin", replace(optin, learn=learn))
-    found = compare(methods=["optin"], seeds=(0, 1))
+    for name in ("optin", "optin-parity"):
+        monkeypatch.setitem(METHODS, name, replace(METHODS[name], score=slow))
+    found = compare(methods=["optin", "optin-parity"], seeds=(0, 1))
     assert calls == [0, 1]
     # Each counts what it would have taken alone: the clock, but not the processor, runs in a sleep.
     cells = [cell for trial in found.trials for cell in trial.cells]
