@@ -6,6 +6,7 @@ import statistics
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
 from fastprune.comparison.comparison import Comparison
 
@@ -61,6 +62,9 @@ def _seconds(axes: Axes, found: Comparison, colors: dict[str, str]) -> None:
     axes.barh(list(taken), list(taken.values()), color=list(colors.values()))
     axes.invert_yaxis()
     axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 3)))
+    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
     axes.set_title("one budget")
     axes.set_xlabel(f"{found.clock}, from calibration on")
     axes.grid(alpha=0.25, axis="x")
