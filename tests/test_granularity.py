@@ -99,6 +99,23 @@ def test_a_sweep_keeps_statistics_of_granularities_apart(tmp_path):
         assert scores.setdefault(granularity, found) == found
 
 
+@pytest.mark.parametrize("granularity", FINE)
+def test_a_sweep_is_resumed_and_widths_of_ffns_are_aligned(granularity, tmp_path):
+    model, data, out = tiny("bert").float(), text_samples("classification", 24), tmp_path / "out"
+    options = {"method": "spp", "align": 4, "eval_data": data, "cache": False, **QUICK}
+    first = sweep(model, data, ["macs=0.7"], out=out, granularity=granularity, **options)
+    both = sweep(
+        model, data, ["macs=0.5"], out=out, granularity=granularity, resume=True, **options
+    )
+    assert [point.report for point in both.points][:1] == [p.report for p in first.points]
+    assert both.pick("accuracy>=0").budget == "macs=0.5"
+    for point in both.points:
+        widths = point.report["units"]["filters"]
+        assert all(width % 4 == 0 or width == 37 for width in widths)
+    with pytest.raises(FastpruneError, match="another model, data or settings"):
+        sweep(model, data, ["macs=0.5"], out=out, resume=True, **options)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -25,7 +25,7 @@ class MaskGradients:
     projections, and the backward pass of a *summed* loss reduces them to one number per sample
     and unit (Kwon et al. 2022, section 4.1). No mask is ever built: with ``x`` the input,
     ``dL/dm_u = sum over tokens and the unit's columns of x * dL/dx``. Of inner sites ``x`` is what
-    the gates put out, queries and keys both.
+    the first gate puts out, which the mask multiplies (:func:`fastprune.structure.masked`).
     """
 
     def __init__(self, sites: Sequence[Site], moments: Moments | None, *, masks: bool) -> None:
@@ -69,8 +69,7 @@ class MaskGradients:
         site, activations = self._sites[index], x.detach()
 
         def reduce(gradient: Tensor) -> None:
-            rows, gates_before = self._reduce(site, activations, gradient), self._rows[index]
-            self._rows[index] = rows if gates_before is None else gates_before + rows
+            self._rows[index] = self._reduce(site, activations, gradient)
 
         x.register_hook(reduce)
         return x
@@ -123,15 +122,13 @@ def watch_gradients(
     handles: list[Any] = []
     try:
         for index, site in enumerate(sites):
-            handles += [
+            if site.gates:
                 # First of all hooks, before heads of uneven widths are padded.
-                model.get_submodule(gate).register_forward_hook(
+                handle = model.get_submodule(site.gates[0]).register_forward_hook(
                     lambda _, args, output, index=index: gradients.watch_masked(index, output),
                     prepend=True,
                 )
-                for gate in site.gates
-            ]
-            if site.gates:
+                handles.append(handle)
                 continue
             projection = model.get_submodule(site.name)
             handles += [

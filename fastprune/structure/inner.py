@@ -31,8 +31,9 @@ def find_inner_sites(
 
     Removing a query-key dimension takes one row of the query and one of the key projection, a value
     dimension one row of the value projection and one column of the output projection. Masks
-    multiply queries *and* keys, so logits see their squares; values; and filters before the
-    activation, or after it where zero does not stay zero or is multiplied by a gate anyway.
+    multiply queries, so that logits are linear in them (:func:`masked` says why); values; and
+    filters before the activation, or after it where zero does not stay zero or is multiplied by a
+    gate anyway.
 
     Pass what you choose from to :func:`masked` and :func:`fastprune.compaction.compact` as
     ``sites``: :func:`find_sites` cuts the same sublayers into heads and filters.

@@ -25,8 +25,10 @@ def masked(
     """Within the context, multiply what flows through each site by its unit mask.
 
     Masks of heads and filters multiply the input of the output projection, those of inner sites
-    what their gates put out (for ``"qk"`` queries and keys, so logits see squares). Masks that
-    require gradients get them.
+    what their gates put out. Of ``"qk"`` they multiply queries alone, so that logits are linear in
+    them: were keys multiplied as well, slopes at 1 would promise twice of what removal does, and
+    second moments of slopes four times as much as those of other units. Masks that require
+    gradients get them.
 
     Args:
         masks: site name to float or bool [units]; sites not named are left alone. A unit with
@@ -40,8 +42,8 @@ def masked(
     with ExitStack() as hooks:
         for site, mask in pairs:
             multiply = _multiplier(site, mask)
-            for gate in site.gates:
-                hooks.callback(_mask_output(model.get_submodule(gate), multiply).remove)
+            for gate, act in zip(site.gates, (multiply, _remover(site, mask)), strict=False):
+                hooks.callback(_mask_output(model.get_submodule(gate), act).remove)
             if not site.gates:
                 hooks.callback(_mask_input(model.get_submodule(site.name), multiply).remove)
         yield model
@@ -79,6 +81,16 @@ def _multiplier(site: Site, mask: torch.Tensor) -> Multiply:
         return y
 
     return multiply
+
+
+def _remover(site: Site, mask: torch.Tensor) -> Multiply:
+    """Of keys whose queries are multiplied: those that a mask of 0 drops may not be finite."""
+
+    def remove(x: torch.Tensor) -> torch.Tensor:
+        # A mask being differentiated has slopes at 0, too.
+        return x if mask.requires_grad else x.masked_fill(site.spread(mask.to(x)) == 0, 0)
+
+    return remove
 
 
 def _mask_input(module: nn.Module, multiply: Multiply) -> RemovableHandle:

@@ -56,7 +56,8 @@ class Site:
     heads: int = 1
     """How many heads share every unit: ``x`` has the columns of all units once for each."""
     gates: tuple[str, ...] = ()
-    """Modules whose outputs the mask multiplies, in place of the input of the projection."""
+    """Modules whose outputs the units are, in place of the input of the projection. The mask
+    multiplies that of the first, and so the products with a second."""
 
     @property
     def columns(self) -> int:

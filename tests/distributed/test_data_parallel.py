@@ -27,6 +27,7 @@ CASES = {
     "fisher of mini-batches": ("bert", {"method": "fisher", "fisher": "batch", "batch_size": 7}),
     "fisher, means, stages": ("bert", {"method": "fisher", "tune": "bias", "stages": 2}),
     "spp": ("bert", {"method": "spp"}),
+    "spp inside heads": ("bert", {"method": "spp", "granularity": "dimensions"}),
     "nothing from the data": ("bert", {"method": "magnitude", "tune": "none"}),
     "a staged teacher": ("bert", {"method": "magnitude", "teacher": "staged"}),
     "kwon2022": ("bert", {"preset": "kwon2022", "samples": COUNT}),
@@ -232,7 +233,7 @@ def test_it_is_the_result_of_one_process(launch, alone, size, case):
     for name in ("dense", "pruned"):
         score = expected[name]["score"]
         assert report[name]["score"] == (score and pytest.approx(score, rel=1e-3))
-    timed = ("processes", "timing_s", "tuning", "dense", "pruned")
+    timed = ("processes", "timing_s", "processor_s", "tuning", "dense", "pruned")
     assert {k: v for k, v in report.items() if k not in timed} == {
         k: v for k, v in expected.items() if k not in timed
     }
