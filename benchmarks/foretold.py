@@ -38,7 +38,7 @@ def main() -> None:
     settings = Settings(budgets=(parse_budget(0.5),), samples=SAMPLES)
     data = assets / "data" / "sst2" / "train.tsv"
     prepared = prepare(str(assets / "models" / "minilm-sst2"), str(data), settings)
-    model, samples = prepared.dense.eval(), prepared.samples
+    model, samples = prepared.model.eval(), prepared.samples
     sites = find_inner_sites(model)
     statistics = collect_statistics(
         model, samples, sites=sites, mask_gradients=True, mask_fisher=False,
