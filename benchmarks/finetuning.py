@@ -3,8 +3,9 @@
 
     python benchmarks/finetuning.py [--steps 2000] [--finetune 250]
 
-SST-2 and the classifier of the tests. SPP's search takes ``--steps`` batches of 32 training sentences;
-the models it and the retraining-free ways give are then trained for ``--finetune`` batches, all alike.
+SST-2 and the classifier of the tests. SPP's search takes ``--steps`` batches of 32 training
+sentences; the models it and the retraining-free ways give are then trained for ``--finetune``
+batches, all alike.
 Writes ``benchmarks/results/finetuning_<device>.json``.
 """
 

@@ -202,6 +202,30 @@ def frozen(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
+def full_precision(model: nn.Module) -> Iterator[None]:
+    """Within the block weights of half types are float32; afterwards they have their type again.
+
+    The steps of training are smaller than what half types tell apart: added up there, most of them
+    would be rounded away.
+    """
+    halves = {
+        name: tensor.dtype
+        for name, tensor in model.state_dict().items()
+        if tensor.dtype in (torch.float16, torch.bfloat16)
+    }
+    for name, tensor in model.state_dict(keep_vars=True).items():
+        if name in halves:
+            tensor.data = tensor.data.float()
+    try:
+        yield
+    finally:
+        for name, tensor in model.state_dict(keep_vars=True).items():
+            if name in halves:
+                tensor.grad = None
+                tensor.data = tensor.data.to(halves[name])
+
+
+@contextmanager
 def cache_off(model: nn.Module) -> Iterator[None]:
     """No keys and values are kept for generation inside the block."""
     config: Any = getattr(model, "config", None)

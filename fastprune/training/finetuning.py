@@ -18,7 +18,7 @@ from fastprune.atomic import check_target
 from fastprune.compaction import save_pretrained
 from fastprune.compaction.directories import read_report
 from fastprune.data import Samples
-from fastprune.device import cache_off, device_of, resolve_dtype
+from fastprune.device import cache_off, device_of, full_precision, resolve_dtype
 from fastprune.errors import DataError
 from fastprune.evaluation import evaluate, resolve_metric
 from fastprune.evaluation.metrics import LOWER_IS_BETTER
@@ -26,7 +26,7 @@ from fastprune.fingerprint import fingerprint, fingerprint_model, fingerprint_sa
 from fastprune.inputs import Reader, load_model, load_tokenizer
 from fastprune.report import versions
 from fastprune.training.choices import Training
-from fastprune.training.loop import check_trainable, make_trainer, run
+from fastprune.training.loop import check_finite, check_trainable, make_trainer, run
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,8 @@ def finetune(
     """Train a model, pruned or not, on its task, and save it; what was removed stays removed.
 
     AdamW with a cosine schedule on the Trainer of transformers. With ``eval_data`` every checkpoint
-    is scored and the best one is saved, else the last one.
+    is scored and the best one is saved, else the last one. Weights of half types are trained in
+    float32 and rounded at the end.
 
     Args:
         model: a Hugging Face model, or the path of one. A live model is trained where it is.
@@ -121,7 +122,7 @@ def finetune(
         tokenizer = load_tokenizer(model, trained)
     reader = Reader(trained, tokenizer, max_length, text_columns, label_column, progress)
     learned_from = reader.training(data, samples, seed)
-    check_trainable(learned_from)
+    check_trainable(trained, learned_from)
     held_out = None if eval_data is None else reader.held_out(eval_data)
     score = _Score(trained, held_out, metric, training)
     of_what = {
@@ -132,7 +133,7 @@ def finetune(
         "training": {**asdict(training), "progress": None},
     }
     before, start = score(), time.perf_counter()
-    with cache_off(trained):
+    with cache_off(trained), full_precision(trained):
         trainer = make_trainer(
             trained,
             learned_from,
@@ -142,6 +143,7 @@ def finetune(
             greater_is_better=score.name not in LOWER_IS_BETTER,
         )
         run(trainer, checkpoints, fingerprint(of_what), resume=resume)
+    check_finite(trained)  # once more: rounding to float16 may overflow
     trained.eval()
     seconds = time.perf_counter() - start
     found = Finetuned(trained, score.name, before, score(), trainer.state.global_step, seconds)

@@ -24,12 +24,12 @@ _RECORD = "training.json"
 """What checkpoints in a directory are of; resuming looks at it."""
 
 
-def check_trainable(samples: Samples) -> None:
+def check_trainable(model: nn.Module, samples: Samples) -> None:
     """Refuse what no training is possible without.
 
     Raises:
         FastpruneError: accelerate is missing.
-        DataError: samples that say nothing of what is right.
+        DataError: samples that say nothing of what is right, or name a class the model lacks.
     """
     if find_spec("accelerate") is None:
         raise FastpruneError("training needs accelerate: pip install 'fastprune[training]'")
@@ -37,6 +37,15 @@ def check_trainable(samples: Samples) -> None:
         raise DataError("sentence embeddings have no labels to learn from; train by other means")
     if samples.labels is None and samples.task != "causal-lm":
         raise DataError("training needs labels and the data have none; name the label column")
+    classes = getattr(getattr(model, "config", None), "num_labels", None)
+    if samples.task not in ("classification", "image") or samples.labels is None or not classes:
+        return
+    for label in (int(samples.labels.min()), int(samples.labels.max())):
+        if not 0 <= label < classes:
+            raise DataError(
+                f"the data have class {label}, but the model only 0 to {classes - 1}; use the "
+                "model's own task data"
+            )
 
 
 def batch_inputs(samples: Samples, positions: list[int]) -> dict[str, torch.Tensor]:
@@ -67,6 +76,9 @@ def make_trainer(
         score: of the model as it stands, on held-out data, taken at every checkpoint; the best
             checkpoint is what comes out. None = the last one.
         greater_is_better: of scores.
+
+    Raises:
+        FastpruneError: a model on a GPU that the Trainer would not train on.
     """
     from transformers import PrinterCallback, ProgressCallback, Trainer, TrainingArguments
 
@@ -115,6 +127,17 @@ def make_trainer(
         report_to="none",
         disable_tqdm=True,
     )
+    trains_on = arguments.device
+    if device.type != "cpu" and (trains_on.type, trains_on.index or 0) != (
+        device.type,
+        device.index or 0,
+    ):
+        raise FastpruneError(
+            f"training runs on {trains_on}, but the model is on {device}; choose the GPU with "
+            "CUDA_VISIBLE_DEVICES instead"
+        )
+    # Left alone, one process would take every GPU and copy the model to all of them.
+    arguments._n_gpu = min(arguments.n_gpu, 1)
     trainer = Scored(
         model=model,
         args=arguments,
@@ -172,7 +195,16 @@ def run(trainer: Any, directory: Path, fingerprint: str, *, resume: bool) -> Non
         raise CheckpointError(
             f"cannot write a checkpoint to {directory}: {error}; make room and go on with --resume"
         ) from error
-    if not all(torch.isfinite(parameter).all() for parameter in trainer.model.parameters()):
+    check_finite(trainer.model)
+
+
+def check_finite(model: nn.Module) -> None:
+    """Refuse what has been trained to pieces.
+
+    Raises:
+        NumericalError: a weight that is not finite.
+    """
+    if not all(torch.isfinite(parameter).all() for parameter in model.parameters()):
         raise NumericalError(
             "training does not stay finite; use a smaller learning rate, or --dtype float32"
         )

@@ -95,7 +95,7 @@ def search_path(
     check_prunable(dense, granularity=granularity)
     reader = Reader(dense, tokenizer, max_length, text_columns, label_column, progress)
     learned_from = reader.training(data, samples, seed)
-    check_trainable(learned_from)
+    check_trainable(dense, learned_from)
     sites = GRANULARITIES[granularity](dense)
     of_what = {
         "model": fingerprint_model(dense),

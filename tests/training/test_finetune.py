@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,10 +12,10 @@ from tiny_models import tiny
 from tiny_samples import samples_for, text_samples
 
 import fastprune
-from fastprune import finetune, prune
+from fastprune import finetune, prune, search_path
 from fastprune.cli import main
 from fastprune.data.samples import model_inputs
-from fastprune.errors import CheckpointError, FastpruneError
+from fastprune.errors import CheckpointError, DataError, FastpruneError
 
 FAST = {"epochs": 4, "batch_size": 4, "learning_rate": 1e-2}
 
@@ -117,6 +118,36 @@ def test_bad_input(samples, tmp_path, options, message):
     with pytest.raises(FastpruneError, match=message):
         finetune(pruned(data=samples), samples, tmp_path / "out", **{**FAST, **options})
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("label", [2, -1])
+def test_a_class_the_model_lacks(samples, tmp_path, label):
+    wrong = replace(samples, labels=torch.full((16,), label))
+    for train, out in ((finetune, "out"), (search_path, "path.json")):
+        with pytest.raises(DataError, match=f"class {label}, but the model only 0 to 1"):
+            train(tiny("bert").float(), wrong, tmp_path / out)
+    assert not list(tmp_path.iterdir())
+
+
+def test_half_weights_are_trained_in_full(samples, tmp_path):
+    """Added to bfloat16 itself, a step of 1e-4 leaves no trace on weights beyond 0.05."""
+    # Half of the spacing at 0.05 = 1.6 * 2**-5 is 2**-5 * 2**-7 / 2 = 1.2e-4.
+    options = {"epochs": 4, "batch_size": 4, "learning_rate": 1e-4, "weight_decay": 0.0}
+    half, full = pruned(data=samples).bfloat16(), pruned(data=samples).bfloat16().float()
+    found = finetune(half, samples, tmp_path / "half", **options).model
+    trained = finetune(full, samples, tmp_path / "full", **options).model.bfloat16()
+    for name, value in trained.state_dict().items():
+        assert found.state_dict()[name].dtype == torch.bfloat16
+        assert torch.equal(found.state_dict()[name], value), name
+    loaded = fastprune.load_pretrained(tmp_path / "half")
+    assert loaded.dtype == torch.bfloat16
+
+
+def test_a_gpu_the_trainer_does_not_take_is_refused(samples, tmp_path, monkeypatch):
+    monkeypatch.setattr("fastprune.training.loop.device_of", lambda _: torch.device("cuda:1"))
+    with pytest.raises(FastpruneError, match="CUDA_VISIBLE_DEVICES"):
+        finetune(pruned(data=samples), samples, tmp_path / "out", **FAST)
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_model_is_not_written_over(samples, tmp_path):
