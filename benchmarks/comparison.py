@@ -4,8 +4,8 @@
     fastprune compare MODEL --train … --eval … --out comparison
     python benchmarks/comparison.py comparison sst2
 
-Several directories are filed as one comparison: of the same model, data and seeds, but other methods.
-Writes ``benchmarks/results/comparison_<name>.json`` and ``.png``, and prints the table.
+Several directories are filed as one comparison: of the same model, data and seeds, but other
+methods. Writes ``benchmarks/results/comparison_<name>.json`` and ``.png``, and prints the table.
 """
 
 from __future__ import annotations
