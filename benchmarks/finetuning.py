@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """What training adds: a searched path beside one without, and fine-tuning after each way to prune.
 
-    python benchmarks/finetuning.py [--steps 2000] [--finetune 250]
+    python benchmarks/finetuning.py [--steps 1500] [--finetune 250]
 
 SST-2 and the classifier of the tests. SPP's search takes ``--steps`` batches of 32 training
 sentences; the models it and the retraining-free ways give are then trained for ``--finetune``
@@ -29,7 +29,7 @@ BATCH = 32
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--steps", type=int, default=2000, help="of the search")
+    parser.add_argument("--steps", type=int, default=1500, help="of the search")
     parser.add_argument("--finetune", type=int, default=250, help="steps of every fine-tuning")
     options = parser.parse_args()
     common, _ = sst2()
