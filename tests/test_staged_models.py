@@ -10,6 +10,7 @@ import pytest
 import torch
 from staged_models import staged, staged_samples
 from tiny_models import random_masks
+from torch import nn
 from torch.nn import functional as F
 
 import fastprune
@@ -89,13 +90,9 @@ def test_costs_are_those_of_a_pass(name):
     for site in sites:
         block = model.get_submodule(site.block)
         attention = site.kind == "attention"
-        paths = (
-            ("attention.q_proj", "attention.k_proj", "attention.v_proj", "attention.o_proj")
-            if attention
-            else ("fc1", "fc2") if "decoder" in site.name else ("mlp.fc1", "mlp.fc2")
-        )  # fmt: skip
-        for path in paths:
-            linear = block.get_submodule(path)
+        for path, linear in block.named_modules():
+            if not isinstance(linear, nn.Linear) or ("att" in path) != attention:
+                continue
 
             def count(module, args, output):
                 counted.append(args[0].shape[:-1].numel() * module.weight.numel())
@@ -107,9 +104,7 @@ def test_costs_are_those_of_a_pass(name):
                 windows, tokens, columns = args[0].shape
                 counted.append(2 * windows * tokens * tokens * columns)
 
-            handles.append(
-                block.get_submodule("attention.o_proj").register_forward_hook(count_pairs)
-            )
+            handles.append(model.get_submodule(site.name).register_forward_hook(count_pairs))
     with torch.no_grad():
         predictions(model, pixels)
     for handle in handles:
