@@ -6,6 +6,7 @@ pruning alone does without.
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
@@ -22,6 +23,7 @@ from fastprune.training.choices import Training
 
 _RECORD = "training.json"
 """What checkpoints in a directory are of; resuming looks at it."""
+_DIVERGED = "training does not stay finite; use a smaller learning rate, or --dtype float32"
 
 
 def check_trainable(model: nn.Module, samples: Samples) -> None:
@@ -165,7 +167,7 @@ def run(trainer: Any, directory: Path, fingerprint: str, *, resume: bool) -> Non
 
     Raises:
         CheckpointError: checkpoints of another training, or some that may not be replaced.
-        NumericalError: a loss that is not finite.
+        NumericalError: weights or scores that are not finite; its checkpoints are removed.
     """
     from transformers.trainer_utils import get_last_checkpoint
 
@@ -191,11 +193,14 @@ def run(trainer: Any, directory: Path, fingerprint: str, *, resume: bool) -> Non
         ) from error
     try:
         trainer.train(resume_from_checkpoint=last)
+        check_finite(trainer.model)
+    except NumericalError as error:
+        shutil.rmtree(directory, ignore_errors=True)  # going on from there would end here again
+        raise NumericalError(_DIVERGED) from error
     except OSError as error:
         raise CheckpointError(
             f"cannot write a checkpoint to {directory}: {error}; make room and go on with --resume"
         ) from error
-    check_finite(trainer.model)
 
 
 def check_finite(model: nn.Module) -> None:
@@ -205,9 +210,7 @@ def check_finite(model: nn.Module) -> None:
         NumericalError: a weight that is not finite.
     """
     if not all(torch.isfinite(parameter).all() for parameter in model.parameters()):
-        raise NumericalError(
-            "training does not stay finite; use a smaller learning rate, or --dtype float32"
-        )
+        raise NumericalError(_DIVERGED)
 
 
 def _watcher(progress: bool) -> Any:

@@ -15,7 +15,7 @@ import fastprune
 from fastprune import finetune, prune, search_path
 from fastprune.cli import main
 from fastprune.data.samples import model_inputs
-from fastprune.errors import CheckpointError, DataError, FastpruneError
+from fastprune.errors import CheckpointError, DataError, FastpruneError, NumericalError
 
 FAST = {"epochs": 4, "batch_size": 4, "learning_rate": 1e-2}
 
@@ -118,6 +118,16 @@ def test_bad_input(samples, tmp_path, options, message):
     with pytest.raises(FastpruneError, match=message):
         finetune(pruned(data=samples), samples, tmp_path / "out", **{**FAST, **options})
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("scored", [False, True])
+def test_what_diverged_leaves_nothing(samples, tmp_path, scored):
+    """Neither a model, nor checkpoints from which no other settings could go on."""
+    held_out = samples if scored else None
+    options = {**FAST, "learning_rate": 1e30, "save_every": 1, "eval_data": held_out}
+    with pytest.raises(NumericalError, match="smaller learning rate"):
+        finetune(pruned(data=samples), samples, tmp_path / "out", **options)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("label", [2, -1])
