@@ -57,8 +57,8 @@ def check_share(
     if budget.limit(dense) < least:
         raise BudgetError(
             f"budget {budget} cannot be reached by fewer tokens alone: the smallest for this model "
-            f"is macs={round_up(least / dense):g} ({least:.4g} of {dense:.4g} macs); prune heads "
-            "and filters as well"
+            f"is macs={round_up(least / dense):g} ({least:.4g} of {dense:.4g} macs); save less by "
+            "tokens, and more by heads and filters"
         )
 
 
