@@ -83,7 +83,7 @@ def case(task):
     return model, load_samples(rows(), model_config=config, task=task)
 
 
-@pytest.mark.parametrize("task", METRICS)
+@pytest.mark.parametrize("task", [task for task, metrics in METRICS.items() if metrics])
 def test_scores_do_not_depend_on_the_batch(task):
     model, samples = case(task)
     reference = case(task)[0].requires_grad_(False) if task == "embedding" else None

@@ -95,7 +95,8 @@ def test_similarity_compares_pairs():
 
 def test_every_task_has_metrics_and_a_default():
     assert set(METRICS) == set(TASKS)
-    defaults = {task: resolve_metric(None, samples(task)) for task in TASKS}
+    scored = [task for task in TASKS if METRICS[task]]
+    defaults = {task: resolve_metric(None, samples(task)) for task in scored}
     assert defaults == {
         "classification": "accuracy",
         "image": "accuracy",
@@ -106,6 +107,11 @@ def test_every_task_has_metrics_and_a_default():
     }
     assert resolve_metric(None, samples("classification", "matthews")) == "matthews"
     assert resolve_metric(None, samples("embedding", "matthews")) == "similarity"
+
+
+def test_a_task_without_a_metric_is_said_to_have_none():
+    with pytest.raises(FastpruneError, match="no score for segmentation"):
+        resolve_metric(None, samples("segmentation"))
 
 
 @pytest.mark.parametrize("name", hub.TASKS)

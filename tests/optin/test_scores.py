@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import math
-from dataclasses import replace
 
 import plain
 import pytest
@@ -14,7 +13,7 @@ from tiny_samples import samples_for, text_samples
 from torch.nn import functional as F
 
 from fastprune import compact, find_sites
-from fastprune.errors import DataError, NumericalError, UnsupportedModelError
+from fastprune.errors import DataError, NumericalError
 from fastprune.optin import score_units
 from fastprune.structure import get_projection, set_projection
 
@@ -190,13 +189,6 @@ def test_what_is_not_finite_is_named():
     model.get_submodule("bert.encoder.layer.1.output.dense").weight.data[0, 0] = torch.inf
     with pytest.raises(NumericalError, match=r"encoder\.layer\.\d.*not finite"):
         score_units(model, find_sites(model), samples)
-
-
-def test_blocks_of_several_widths_are_refused():
-    model, samples = tiny("bert"), text_samples("classification")
-    first, *others = find_sites(model)
-    with pytest.raises(UnsupportedModelError, match="one width"):
-        score_units(model, [replace(first, outputs=16), *others], samples)
 
 
 def test_a_task_without_a_divergence_is_refused():
