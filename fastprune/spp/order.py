@@ -32,7 +32,7 @@ class Start:
             that the loss needs equally the cheaper one enters first.
         nu: [1], how loosely masks are bound to gates.
         masks: [1, units], where masks rest while gates are closed. From 1 they would fall there at
-            once, which raises all duals alike, by ``1 / kappa``, and tells nothing.
+            once, which raises the duals of all that is little needed alike and tells nothing.
     """
 
     thresholds: Tensor

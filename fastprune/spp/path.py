@@ -6,9 +6,10 @@ al. 2020, whose weights are masks here):
 
     M' = -kappa (grad L(M) + (M - G) / nu),    Z' = (M - G) / nu,    G = kappa max(Z - lambda, 0)
 
-from ``M = 1, G = Z = 0``: all units are closed at first, and the most needed open first. Without
-the coupling every unit would enter at the same time. With a diagonal curvature ``h`` and large
-``kappa``, unit ``i`` enters at ``lambda_i (nu + 1 / h_i)``.
+from masks that are given and ``G = Z = 0``: all units are closed at first, and the most needed by
+their ``lambda`` open first. Without the coupling need would not count: with masks held at 1, unit
+``i`` would enter at ``lambda_i nu``. With a diagonal curvature ``h`` and masks at rest, it enters
+at ``lambda_i (nu + 1 / h_i)``.
 """
 
 from __future__ import annotations
@@ -33,10 +34,10 @@ class SolutionPaths:
 
     Attributes:
         crossing: float64 [paths, units], the time when each unit entered; infinite = it has not.
-        dual: [paths, units], ``Z`` at the end, by the threshold it has to exceed.
+        dual: [paths, units], ``Z / lambda`` at the end: from 1 on a unit is open.
         mask: [paths, units], ``M`` at the end.
         gate: [paths, units], ``G`` at the end.
-        steps: how many were taken.
+        steps: how many were taken; some may follow the last entry.
     """
 
     crossing: Tensor
@@ -71,12 +72,14 @@ def follow_paths(
 
     Args:
         gradient: of the loss at masks [paths, units], in the same shape.
-        curvature: the largest of the loss, which bounds the length of steps.
+        curvature: the largest eigenvalue of the loss's Hessian, which bounds the length of steps.
         thresholds: ``lambda``, float32 or float64 [paths, units], positive.
         nu: [paths], positive: how loosely masks are bound to gates.
-        kappa: how fast masks follow; from 10 on they are nearly at rest when units enter.
+        kappa: how fast masks follow.
         steps: to take at most.
-        start: masks to start from, like ``thresholds``; 1 by default.
+        start: masks to start from, like ``thresholds``; 1 by default. While those fall to where
+            they rest under closed gates, ``h nu / (1 + h nu)`` for a diagonal ``h``, duals gain
+            ``1 / (kappa (1 + h nu)^2)``: where that is much beside a threshold, start at rest.
         progress: show a progress bar.
 
     Raises:
