@@ -1,15 +1,14 @@
 #!/usr/bin/env python
-"""OPTIN: what scoring takes beside one whole forward pass per unit, and what scores are worth.
+"""OPTIN: what scoring takes beside one whole forward pass per unit.
 
-    python benchmarks/optin.py speed      # seconds per unit, of some units of every layer, in turns
-    python benchmarks/optin.py accuracy   # scores all units; both mixtures and Fisher, over budgets
+    python benchmarks/optin.py   # seconds per unit, of some units of every layer, in turns
 
-Both on the fine-tuned classifier and SST-2; they write ``benchmarks/results/optin_<part>.json``.
+On the fine-tuned classifier and SST-2; writes ``benchmarks/results/optin_speed.json``. What scores
+are worth is in the comparison (docs/comparison.md).
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import random
 import statistics
@@ -19,36 +18,28 @@ from contextlib import ExitStack
 from typing import Any
 
 import torch
-from accuracy import ROOT, SAMPLES, print_table, sst2, summary
+from accuracy import ROOT, SAMPLES, sst2
 from provenance import provenance
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fastprune import Samples, find_sites, load_pretrained, load_samples, parse_budget
+from fastprune import Samples, find_sites, load_pretrained, load_samples
 from fastprune.data.samples import model_inputs
 from fastprune.device import forward_tokens, resolve_device, to_device
 from fastprune.inputs import load_tokenizer
-from fastprune.optin import Losses, mixed, mixed_as_released, score_units
 from fastprune.optin.drawing import ROWS, draw_samples
 from fastprune.optin.scores import Trial
-from fastprune.pipeline import prune_to_budgets
-from fastprune.selection import METHODS, Chooser, Evidence, Method, Ranked
-from fastprune.settings import Settings
 from fastprune.structure import Site, masked
 
 RELEASED_BATCH, RELEASED_LENGTH = 128, 64
 """Samples of a batch and longest sample in the released settings for SST-2."""
 ROUNDS = 2
 BY_SITE = "seconds per unit by site"
-BUDGETS = (0.8, 0.7, 0.6, 0.5, 0.4, 0.3)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("part", choices=PARTS)
-    part = parser.parse_args().part
-    record = {**provenance(), **PARTS[part]()}
-    target = ROOT / "benchmarks" / "results" / f"optin_{part}.json"
+    record = {**provenance(), **speed()}
+    target = ROOT / "benchmarks" / "results" / "optin_speed.json"
     target.write_text(json.dumps(record, indent=2) + "\n")
 
 
@@ -150,47 +141,6 @@ def speed() -> dict[str, Any]:
     return record
 
 
-def accuracy() -> dict[str, Any]:
-    """One scoring serves both mixtures, both tunings and all budgets."""
-    common, _ = sst2()
-    kept: list[Losses] = []
-    seconds: list[float] = []
-
-    def learned(mix: Callable[[Losses, list[Site]], Tensor]) -> Method:
-        def learn(given: Evidence) -> Chooser:
-            if not kept:
-                start = time.perf_counter()
-                kept.append(
-                    score_units(
-                        given.model, given.sites, given.samples, seed=given.seed, progress=True
-                    )
-                )
-                seconds.append(time.perf_counter() - start)
-                print(f"complete scoring: {seconds[0]:.0f} s")
-            return Ranked(mix(kept[0], given.sites))
-
-        return Method(learn)
-
-    METHODS.update({"optin": learned(mixed), "optin-parity": learned(mixed_as_released)})
-    results: dict[str, Any] = {}
-    for method in ("optin", "optin-parity", "fisher"):
-        for tune in ("none", "weights"):
-            settings = Settings(
-                budgets=tuple(map(parse_budget, BUDGETS)),
-                samples=SAMPLES,
-                method=method,
-                tune=tune,
-                latency=False,
-                progress=True,
-            )
-            found = prune_to_budgets(settings=settings, **common)
-            budgets = [summary(result.report.to_dict()) for result in found]
-            results[f"{method}, {tune}"] = {"seed": 0, "budgets": budgets}
-    print_table(results, BUDGETS)
-    losses = {name: quartiles(values) for name, values in vars(kept[0]).items()}
-    return {"complete scoring, seconds": seconds[0], "losses": losses, "results": results}
-
-
 def classifier() -> tuple[nn.Module, Samples, torch.device]:
     common, _ = sst2()
     device = resolve_device()
@@ -212,14 +162,6 @@ def clock(run: Callable[[], object], device: torch.device) -> float:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return time.perf_counter() - start
-
-
-def quartiles(values: Tensor) -> list[float]:
-    """Least, quartiles and largest."""
-    return values.quantile(torch.linspace(0, 1, 5, dtype=values.dtype)).tolist()
-
-
-PARTS = {"speed": speed, "accuracy": accuracy}
 
 
 if __name__ == "__main__":

@@ -118,6 +118,11 @@ def held_bytes(device: torch.device) -> int:
     return (1 << 30) if device.type == "cuda" else (1 << 28)
 
 
+def variant_bytes(device: torch.device) -> int:
+    """How much of what a layer hands on is kept for variants of a model, side by side."""
+    return (1 << 28) if device.type == "cuda" else (1 << 26)
+
+
 def free_bytes(device: torch.device) -> int:
     """Memory that can be had on a device."""
     if device.type == "cuda":

@@ -3,6 +3,7 @@
 #include "trajectory_distance.h"
 
 #include <algorithm>
+#include <cstring>
 #include <vector>
 
 #include "../common/half.h"

@@ -13,7 +13,9 @@ from fastprune.optin.losses import Losses
 from fastprune.structure import Site
 
 PREDICTION_WEIGHT = 0.1
-"""λ_c of Algorithm 1, as in the paper's submission; the released code divides by 10 instead."""
+"""λ_c of Algorithm 1, as in the paper's submission."""
+_RELEASED_DIVISOR = 10.0
+"""Of the released code, by which powers of ten are divided, Λ."""
 
 
 def mixed(losses: Losses, sites: Sequence[Site]) -> Tensor:
@@ -71,7 +73,7 @@ def _running(
     """The scales of units in the order in which they are scored."""
     own = (trajectory > prediction) & (prediction > 0)
     ratio = np.divide(trajectory, prediction, out=np.ones_like(trajectory), where=own)
-    scales = 10.0 ** np.trunc(np.log10(ratio) + np.log10(PREDICTION_WEIGHT)) * own
+    scales = 10.0 ** np.trunc(np.log10(ratio) - np.log10(_RELEASED_DIVISOR)) * own
     before: NDArray[np.int64] = np.cumsum(own) - own
     mean = (np.cumsum(scales) - scales) / np.maximum(before, 1)
     return np.where(own, scales, np.where(before > 0, mean, 1.0))

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from fastprune.calibration.recorder import record
 from fastprune.calibration.replay import known_output, run_block
 from fastprune.data import Samples
-from fastprune.device import autocast, device_of
+from fastprune.device import autocast, device_of, size_in_bytes, variant_bytes
 from fastprune.optin.drawing import alike
 from fastprune.optin.ending import Ending
 from fastprune.optin.stacking import stacked_call
@@ -81,7 +81,15 @@ class Passage:
         self.ending = Ending(
             model, found.blocks, batches, task=samples.task, dtype=dtype, in_tuple=in_tuple[0]
         )
-        self.most = max(1, tokens // max(batch.valid.numel() for batch in trace.batches))
+        # Batches pass one after the other, but what leaves a block is kept of them all.
+        of_variant = size_in_bytes(self.start)
+        self.most = max(
+            1,
+            min(
+                tokens // max(batch.valid.numel() for batch in trace.batches),
+                variant_bytes(self._device) // of_variant,
+            ),
+        )
 
     def go(self, layer: int, hidden: Hidden, known: Known | None = None) -> Hidden:
         """Run a block.

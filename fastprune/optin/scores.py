@@ -44,7 +44,7 @@ def score_units(
     the last one for its own units, too. No labels and no gradients are used.
 
     Args:
-        model: on any device, in any mode; left as it was.
+        model: on any device, in any mode, weights float32 or of a half type; left as it was.
         sites: of the model.
         samples: some are drawn of these; all, where they have fewer tokens.
         seed: of the draw.

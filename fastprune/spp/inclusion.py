@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from fastprune import ops
+from fastprune.errors import NumericalError
 from fastprune.spp.order import KAPPA, Start
 from fastprune.spp.path import SolutionPaths, step_length
 from fastprune.structure import Site, masked
@@ -62,7 +63,11 @@ class Inclusion(Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> Any:
-        """One step along the gradient that has been accumulated."""
+        """One step along the gradient that has been accumulated.
+
+        Raises:
+            NumericalError: masks that do not stay finite.
+        """
         (masks,) = self.param_groups[0]["params"]
         if masks.grad is None:
             return
@@ -77,6 +82,8 @@ class Inclusion(Optimizer):
             step=float(state["taken"]),
             **self._lengths,
         )
+        if not masks.isfinite().all():
+            raise NumericalError("the masks of the solution path do not stay finite")
         state["taken"] += 1
 
     def path(self) -> SolutionPaths:

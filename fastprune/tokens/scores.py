@@ -12,17 +12,14 @@ from fastprune.data import Samples
 from fastprune.data.samples import model_inputs
 from fastprune.device import autocast, batch_tokens, device_of, evaluation_mode, to_device
 from fastprune.errors import NumericalError
+from fastprune.optin.ending import DISTILLATION
+from fastprune.optin.mixing import PREDICTION_WEIGHT
 from fastprune.progress import progress_bar
 from fastprune.structure.declaration import anatomy
 from fastprune.tokens.reduction import refuse_reduced, token_counts
 
 IMAGES = 32
 """Images that are compared with each other, as in the authors' code."""
-DISTILLATION = 16.0
-"""Factor of the divergence: a temperature of 4, squared. As in the authors' code it softens
-nothing."""
-PREDICTION_WEIGHT = 0.1
-"""λ_c of Algorithm 1, as in the paper's submission."""
 
 
 @torch.no_grad()
@@ -82,7 +79,7 @@ def score_tokens(
                 found.append(passage.losses(layer, positions))
                 bar.update(len(positions))
             scores[layer] = torch.cat(found).cpu().numpy()
-    if np.isnan(scores).any():
+    if not np.isfinite(scores[1:]).all():
         raise NumericalError(
             "scores of tokens are not finite; check the images and the weights, or use float32"
         )

@@ -16,7 +16,7 @@ class Training:
 
     Attributes:
         epochs: rounds through the samples, perhaps a part of one.
-        batch_size: samples of a batch, on every process.
+        batch_size: samples of a batch.
         accumulate: batches whose gradients make one step.
         learning_rate: the highest; it rises over the first tenth of the steps and falls as a
             cosine.
@@ -52,9 +52,9 @@ class Training:
         if not isinstance(self.seed, int) or not 0 <= self.seed < 2**31:
             raise FastpruneError(f"seed must be a whole number in [0, 2**31), got {self.seed}")
 
-    def steps(self, samples: int, processes: int = 1) -> int:
+    def steps(self, samples: int) -> int:
         """How many steps that takes, at least one."""
-        per_epoch = math.ceil(samples / (self.batch_size * self.accumulate * processes))
+        per_epoch = math.ceil(samples / (self.batch_size * self.accumulate))
         return max(1, math.ceil(self.epochs * per_epoch))
 
 

@@ -82,7 +82,8 @@ def finetune(
     float32 and rounded at the end.
 
     Args:
-        model: a Hugging Face model, or the path of one. A live model is trained where it is.
+        model: a Hugging Face model, or the path of one. A live model is trained where it is, and
+            left half trained where training is interrupted.
         data: labelled training data in any form :func:`fastprune.load_samples` reads.
         out: the directory to write. Checkpoints lie beside it while training runs, in
             ``<out>.checkpoints``.

@@ -156,7 +156,9 @@ def make_trainer(
     return trainer
 
 
-def run(trainer: Any, directory: Path, fingerprint: str, *, resume: bool) -> None:
+def run(
+    trainer: Any, directory: Path, fingerprint: str, *, resume: bool, diverged: str = _DIVERGED
+) -> None:
     """Train, from the last checkpoint on where ``resume`` asks for that and there is one.
 
     Args:
@@ -164,6 +166,7 @@ def run(trainer: Any, directory: Path, fingerprint: str, *, resume: bool) -> Non
         directory: its checkpoints'.
         fingerprint: of all that the training depends on.
         resume: go on with what an interrupted training has left.
+        diverged: what to say of numbers that are not finite: the cause, then the cure.
 
     Raises:
         CheckpointError: checkpoints of another training, or some that may not be replaced.
@@ -196,7 +199,7 @@ def run(trainer: Any, directory: Path, fingerprint: str, *, resume: bool) -> Non
         check_finite(trainer.model)
     except NumericalError as error:
         shutil.rmtree(directory, ignore_errors=True)  # going on from there would end here again
-        raise NumericalError(_DIVERGED) from error
+        raise NumericalError(diverged) from error
     except OSError as error:
         raise CheckpointError(
             f"cannot write a checkpoint to {directory}: {error}; make room and go on with --resume"

@@ -1,11 +1,11 @@
-"""SPP's search as published: masks follow the loss of labelled training data, for some epochs."""
+"""SPP's search: masks follow the loss of labelled training data, for some epochs."""
 
 from __future__ import annotations
 
 import os
 import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from typing import Any
 
@@ -15,7 +15,13 @@ from torch import nn
 from fastprune.atomic import check_file
 from fastprune.calibration import collect_statistics
 from fastprune.data import Samples
-from fastprune.device import cache_off, evaluation_mode, frozen, resolve_dtype
+from fastprune.device import (
+    cache_off,
+    evaluation_mode,
+    frozen,
+    full_precision,
+    resolve_dtype,
+)
 from fastprune.fingerprint import fingerprint, fingerprint_model, fingerprint_samples
 from fastprune.inputs import Reader, check_prunable, load_model, load_tokenizer
 from fastprune.report import versions
@@ -29,6 +35,10 @@ from fastprune.training.loop import check_trainable, make_trainer, run
 
 _CURVATURE_SAMPLES = 512
 """That tell how the loss bends, and so how long steps may be."""
+_DIVERGED = (
+    "the search does not stay finite: check the training data for extreme activations, or use "
+    "--dtype float32"
+)
 
 
 def search_path(
@@ -56,8 +66,9 @@ def search_path(
     """Find the order in which units enter a solution path that follows training data.
 
     Masks of all units follow the task's loss, batch after batch, and are drawn to gates that open
-    one by one (:mod:`fastprune.spp.path`); weights stay as they are. One search serves any number
-    of budgets: ``prune(..., method="spp", path=out)``, best followed by :func:`fastprune.finetune`.
+    one by one (:mod:`fastprune.spp.path`); weights stay as they are, half types in float32 while
+    masks follow. One search serves any number of budgets: ``prune(..., method="spp", path=out)``,
+    best followed by :func:`fastprune.finetune`.
 
     Args:
         model: as for :func:`fastprune.prune`; it is not changed.
@@ -103,10 +114,12 @@ def search_path(
         "granularity": granularity,
         "training": {**asdict(training), "progress": None},
     }
-    with evaluation_mode(dense), cache_off(dense), frozen(dense), _config_kept(dense):
+    with ExitStack() as stack:
+        for state in (full_precision, evaluation_mode, cache_off, frozen, _config_kept):
+            stack.enter_context(state(dense))
         masks, steps = _prepare(dense, sites, learned_from, training)
         trainer = make_trainer(masks, learned_from, training, checkpoints, optimizer=steps)
-        run(trainer, checkpoints, fingerprint(of_what), resume=resume)
+        run(trainer, checkpoints, fingerprint(of_what), resume=resume, diverged=_DIVERGED)
     found = _found(steps, dense, sites, granularity, training, len(learned_from))
     found.save(target)
     shutil.rmtree(checkpoints, ignore_errors=True)
@@ -138,6 +151,7 @@ def _prepare(
         output_fisher=False,
         input_moments=False,
         seed=training.seed,
+        dtype=training.dtype,
         progress=training.progress,
     )
     fisher = FisherLoss(statistics.gradient_rows())

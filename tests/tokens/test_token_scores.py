@@ -87,6 +87,19 @@ def test_equals_the_plain_definition(family, batch_size):
     np.testing.assert_allclose(found[1:], expected, rtol=bound)
 
 
+def test_float32_keeps_what_small_differences_say():
+    """Grams are subtracted, which loses digits; more than rounding of the Grams is not lost."""
+    model, samples = model_and_samples("vit")
+    exact = np.sqrt(score_tokens(model, samples)[1:])
+    rows = [{k: x.float() for k, x in row.items()} for row in samples.features]
+    found = np.sqrt(score_tokens(model.float(), replace(samples, features=rows))[1:])
+    # Entries of a Gram are off by width * eps; roots of summed squares by the norm of what their
+    # terms are off by: of three Grams of 25 entries here.
+    bound = 32 * np.finfo(np.float32).eps * np.sqrt(3 * 25)
+    assert exact.min() > 100 * bound
+    np.testing.assert_allclose(found, exact, rtol=0, atol=bound)
+
+
 def test_pruned_models_are_scored_as_they_are():
     model, samples = model_and_samples("vit")
     small = compact(model, random_masks(find_sites(model)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from dataclasses import replace
 
@@ -12,7 +13,7 @@ from tiny_samples import text_samples
 
 import fastprune
 from fastprune import prune, search_path
-from fastprune.errors import CheckpointError, DataError, FastpruneError
+from fastprune.errors import CheckpointError, DataError, FastpruneError, NumericalError
 from fastprune.fingerprint import fingerprint_model
 from fastprune.spp.inclusion import Inclusion, MaskedLoss
 from fastprune.spp.order import KAPPA, Start
@@ -176,3 +177,31 @@ def test_accelerate_is_asked_for_by_name(bert, samples, tmp_path, monkeypatch):
     monkeypatch.setattr("fastprune.training.loop.find_spec", lambda _: None)
     with pytest.raises(FastpruneError, match=r"pip install 'fastprune\[training\]'"):
         fastprune.search_path(bert, samples, tmp_path / "path.json")
+
+
+def test_a_search_that_diverges_leaves_nothing(bert, samples, tmp_path, monkeypatch):
+    """The fifth step's gradient is not finite; the checkpoint after the fourth has to go, too."""
+    step, taken = Inclusion.step, []
+
+    def spoilt(self, closure=None):
+        taken.append(1)
+        if len(taken) == 5:
+            self.param_groups[0]["params"][0].grad[0, 3] = float("nan")
+        return step(self, closure)
+
+    monkeypatch.setattr(Inclusion, "step", spoilt)
+    with pytest.raises(NumericalError, match="search does not stay finite: check the training"):
+        search_path(bert, samples, tmp_path / "path.json", **QUICK)
+    assert len(taken) == 5
+    assert not list(tmp_path.iterdir())
+
+
+def test_masks_of_half_models_are_not_rounded(bert, samples, tmp_path):
+    """The path of a bfloat16 model is that of its weights in float32, and it stays bfloat16."""
+    half = bert.bfloat16()
+    full = copy.deepcopy(half).float()
+    found = search_path(half, samples, tmp_path / "half.json", **QUICK)
+    assert half.dtype == torch.bfloat16
+    whole = search_path(full, samples, tmp_path / "full.json", **QUICK)
+    assert found.order == whole.order
+    assert found.crossing == whole.crossing
