@@ -13,12 +13,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from provenance import provenance
+from real_model import assets
 from rich.console import Console
 from rich.table import Table
 
@@ -50,11 +50,11 @@ ROWS: dict[str, dict[str, Any]] = {
 
 def sst2() -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
     """The common arguments, and what each row adds to them."""
-    assets = Path(os.environ.get("FASTPRUNE_ASSETS", ROOT.parent / "shared"))
+    found = assets()
     common = {
-        "model": str(assets / "models" / "minilm-sst2"),
-        "data": str(assets / "data" / "sst2" / "train.tsv"),
-        "eval_data": str(assets / "data" / "sst2" / "validation.tsv"),
+        "model": str(found / "models" / "minilm-sst2"),
+        "data": str(found / "data" / "sst2" / "train.tsv"),
+        "eval_data": str(found / "data" / "sst2" / "validation.tsv"),
     }
     # As in the original's own settings for this task.
     original = {"preset": "kwon2022", "max_length": 64, "seq_len": 25}

@@ -11,7 +11,6 @@ each with two sizes of batch, and compares logits on the validation sentences. W
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -20,6 +19,7 @@ from typing import Any
 
 import numpy as np
 from provenance import provenance
+from real_model import assets
 
 import fastprune
 from fastprune.compaction.directories import read_report
@@ -39,17 +39,16 @@ PAIRS = [("one", "two"), ("other-batches", "two-other-batches"), ("one", "other-
 
 
 def main() -> None:
-    assets = Path(os.environ.get("FASTPRUNE_ASSETS", ROOT.parent.parent / "shared"))
     with tempfile.TemporaryDirectory(prefix="fastprune-data-parallel-") as folder:
-        result = measure(assets, Path(folder))
+        result = measure(assets(), Path(folder))
     path = ROOT / "results" / "data_parallel_cpu.json"
     path.write_text(json.dumps(result, indent=2) + "\n")
     print(json.dumps(result["pairs"], indent=2))
 
 
-def measure(assets: Path, folder: Path) -> dict[str, Any]:
+def measure(found: Path, folder: Path) -> dict[str, Any]:
     """Make all models, then compare."""
-    source, data = assets / "models" / "minilm-sst2", assets / "data" / "sst2"
+    source, data = found / "models" / "minilm-sst2", found / "data" / "sst2"
     what = ["prune", source, "--train", data / "train.tsv", "--eval", data / "validation.tsv"]
     for name, (program, options) in RUNS.items():
         command = [*program, *what, "--budget", "macs=0.5", "--quiet", *options]

@@ -11,12 +11,11 @@ what is left is compared with the quadratic form that solution paths follow. Wri
 from __future__ import annotations
 
 import json
-import os
-from pathlib import Path
 from typing import Any
 
 import torch
 from provenance import ROOT, provenance
+from real_model import assets
 from torch import nn
 
 from fastprune import collect_statistics, parse_budget
@@ -34,10 +33,10 @@ DRAWS = 3
 
 
 def main() -> None:
-    assets = Path(os.environ.get("FASTPRUNE_ASSETS", ROOT.parent / "shared"))
+    found = assets()
     settings = Settings(budgets=(parse_budget(0.5),), samples=SAMPLES)
-    data = assets / "data" / "sst2" / "train.tsv"
-    prepared = prepare(str(assets / "models" / "minilm-sst2"), str(data), settings)
+    data = found / "data" / "sst2" / "train.tsv"
+    prepared = prepare(str(found / "models" / "minilm-sst2"), str(data), settings)
     model, samples = prepared.model.eval(), prepared.samples
     sites = find_inner_sites(model)
     statistics = collect_statistics(

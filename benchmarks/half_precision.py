@@ -11,13 +11,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 import torch
 from accuracy import BUDGETS, SAMPLES
 from provenance import provenance
+from real_model import assets
 from rich.console import Console
 from rich.table import Table
 from scipy.stats import spearmanr
@@ -33,13 +33,13 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 def main() -> None:
     argparse.ArgumentParser(description=__doc__.splitlines()[0]).parse_args()
-    assets = Path(os.environ.get("FASTPRUNE_ASSETS", ROOT.parent / "shared"))
-    path = str(assets / "models" / "minilm-sst2")
+    found = assets()
+    path = str(found / "models" / "minilm-sst2")
     model = load_pretrained(path)
     tokenizer = load_tokenizer(path, model)
     train, held_out = (
         load_samples(
-            assets / "data" / "sst2" / name, tokenizer, model_config=model.config, **options
+            found / "data" / "sst2" / name, tokenizer, model_config=model.config, **options
         )
         for name, options in (
             ("train.tsv", {"limit": SAMPLES}),

@@ -13,12 +13,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 import torch
 from provenance import provenance
+from real_model import assets
 from rich.console import Console
 from rich.table import Table
 from torch import nn
@@ -30,7 +30,6 @@ from fastprune.compaction import compact
 from fastprune.structure import all_head_widths, find_inner_sites, find_sites
 
 ROOT = Path(__file__).resolve().parent
-ASSETS = Path(os.environ.get("FASTPRUNE_ASSETS", ROOT.parent.parent / "shared"))
 WORKLOADS = (Workload(32, 24), Workload(8, 128), Workload(1, 24))
 
 
@@ -60,7 +59,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--repeats", type=int, default=15)
     arguments = parser.parse_args()
-    model = load_pretrained(ASSETS / "models" / "minilm-sst2")
+    model = load_pretrained(assets() / "models" / "minilm-sst2")
     device = "cuda" if torch.cuda.is_available() else "cpu"
     models = variants(model.to(device))
     rows: list[dict[str, Any]] = []

@@ -12,13 +12,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import time
 from pathlib import Path
 from typing import Any
 
 import torch
 from provenance import provenance
+from real_model import assets
 from rich.console import Console
 from rich.table import Table
 
@@ -29,7 +29,6 @@ from fastprune.settings import Settings
 from fastprune.structure import layer_units
 
 ROOT = Path(__file__).resolve().parent
-ASSETS = Path(os.environ.get("FASTPRUNE_ASSETS", ROOT.parent.parent / "shared"))
 WORKLOADS = (Workload(32, 24), Workload(8, 128), Workload(1, 24))
 SHARES = (0.8, 0.7, 0.6, 0.5, 0.4, 0.3)
 TOLERANCE = 0.05
@@ -37,7 +36,7 @@ TOLERANCE = 0.05
 
 def promises(workload: Workload, repeats: int) -> dict[str, Any]:
     """One table, the models it leads to, and what they take."""
-    model = load_pretrained(ASSETS / "models" / "minilm-sst2")
+    model = load_pretrained(assets() / "models" / "minilm-sst2")
     model.to("cuda" if torch.cuda.is_available() else "cpu")
     start = time.perf_counter()
     table = measure_latency_table(model, **vars(workload))
@@ -49,8 +48,8 @@ def promises(workload: Workload, repeats: int) -> dict[str, Any]:
         latency_table=table,
         tune="none",  # which weights are left takes no part in how long they take
     )
-    train = ASSETS / "data" / "sst2" / "train.tsv"
-    prepared = prepare(str(ASSETS / "models" / "minilm-sst2"), str(train), settings)
+    train = assets() / "data" / "sst2" / "train.tsv"
+    prepared = prepare(str(assets() / "models" / "minilm-sst2"), str(train), settings)
     pruned = {result.report.budget: result.model for result in prepared.results()}
     measured = measure_latency({"dense": model, **pruned}, **vars(workload), repeats=repeats)
     dense = measured.pop("dense")

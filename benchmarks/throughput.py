@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import resource
 import statistics
 import subprocess
@@ -36,6 +35,7 @@ from typing import Any
 import torch
 import yaml
 from provenance import provenance
+from real_model import assets
 
 import fastprune
 from fastprune.batch import run_batch
@@ -58,9 +58,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=ROOT / "results" / "throughput_cpu.json")
     arguments = parser.parse_args()
     calm_libraries()
-    assets = Path(os.environ.get("FASTPRUNE_ASSETS", ROOT.parent.parent / "shared"))
     with tempfile.TemporaryDirectory(prefix="fastprune-throughput-") as folder:
-        result = measure(arguments, assets, Path(folder))
+        result = measure(arguments, assets(), Path(folder))
     arguments.out.write_text(json.dumps(result, indent=2) + "\n")
     print(
         f"{result['batch']['models_per_minute']:.2f} models a minute, "
@@ -69,10 +68,10 @@ def main() -> None:
     )
 
 
-def measure(arguments: argparse.Namespace, assets: Path, folder: Path) -> dict[str, Any]:
+def measure(arguments: argparse.Namespace, found: Path, folder: Path) -> dict[str, Any]:
     """Take turns until all models are done."""
-    train = str(assets / "data" / "sst2" / "train.tsv")
-    models = [str(variant(assets, folder, seed)) for seed in range(arguments.models)]
+    train = str(found / "data" / "sst2" / "train.tsv")
+    models = [str(variant(found, folder, seed)) for seed in range(arguments.models)]
     budgets = spread(BUDGETS, arguments.budgets)
     singles = spread(budgets, min(arguments.naive, len(budgets)))
     at_once = arguments.workers or 1
@@ -125,9 +124,9 @@ def measure(arguments: argparse.Namespace, assets: Path, folder: Path) -> dict[s
     }
 
 
-def variant(assets: Path, folder: Path, seed: int) -> Path:
+def variant(found: Path, folder: Path, seed: int) -> Path:
     """A copy of the classifier with a little noise on every weight."""
-    source = assets / "models" / "minilm-sst2"
+    source = found / "models" / "minilm-sst2"
     model = fastprune.load_pretrained(source)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():

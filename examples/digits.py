@@ -6,7 +6,7 @@
         --out digits/comparison
 
 The 1,797 images of 8 x 8 pixels come with scikit-learn: nothing is downloaded. A quarter of them,
-the same share of every digit, is held out. Training takes less than a minute on two cores.
+the same share of every digit, is held out. Training takes a minute or two on two cores.
 """
 
 from __future__ import annotations

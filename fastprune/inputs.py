@@ -153,8 +153,9 @@ def load_tokenizer(path: str | os.PathLike[str], model: nn.Module) -> Any:
         return loader.from_pretrained(path)
     except (ImportError, OSError, ValueError, KeyError, TypeError) as error:
         reason = str(error).strip().splitlines()[0]
+        what = "image processor" if images else "tokenizer"
         raise DataError(
-            f"no tokenizer can be loaded from {path} ({reason}); save the model's tokenizer there"
+            f"no {what} can be loaded from {path} ({reason}); save the model's {what} there"
         ) from error
 
 
@@ -204,7 +205,7 @@ def check_prunable(model: nn.Module, align: int = 1, granularity: str = "heads")
             tokens that are reduced.
     """
     sites = GRANULARITIES[granularity](model)
-    refuse_reduced(model, "prune heads and filters first")
+    refuse_reduced(model, "start from the model with all its tokens: heads and filters go first")
     if not sites:
         raise UnsupportedModelError("no heads or filters are left in this model to prune")
     widest = max((site.units for site in sites if site.kind == "ffn"), default=align)

@@ -22,7 +22,9 @@ def print_report(report: Report, saved_to: Path | None = None, *, stock: bool = 
         stock: whether it loads without fastprune.
     """
     console = Console(highlight=False)
-    table = Table(title=f"{report.budget}, {report.preset or report.method}, tune={report.tune}")
+    fewer = ", fewer tokens" if "tokens" in report.units else ""
+    title = f"{report.budget}{fewer}, {report.preset or report.method}, tune={report.tune}"
+    table = Table(title=title)
     table.add_column("")
     for column in ("before", "after", "kept"):
         table.add_column(column, justify="right")
@@ -126,8 +128,9 @@ def print_comparison(found: Comparison) -> None:
         table.add_row(way.method, way.tune, *scores, f"{found.seconds(way):.1f}")
     console.print(table)
     console.print(f"{found.clock}: of one budget, from calibration on")
-    for name, reason in found.left_out.items():
-        console.print(f"left out: {name}: {reason}")
+    for reason in dict.fromkeys(found.left_out.values()):
+        names = [name for name, why in found.left_out.items() if why == reason]
+        console.print(f"left out: {'; '.join(names)}: {reason}")
     if found.directory is not None:
         files = "comparison.json, comparison.csv, comparison.md, comparison.png"
         console.print(f"saved to {found.directory}: {files}")

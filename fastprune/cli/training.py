@@ -19,6 +19,9 @@ from fastprune.structure import GRANULARITIES
 from fastprune.training import finetune as finetune_model
 from fastprune.training.search import search_path
 
+_FEW = 0.1
+"""Share of units below which a path says little of its own."""
+
 
 @click.command()
 @click.argument("model")
@@ -53,6 +56,11 @@ def search(model: str, train: str, quiet: bool, as_json: bool, **options: Any) -
             f"{found.entered:.0%} of {len(found.order):,} units entered in "
             f"{found.origin['steps']:,} steps; saved to {options['out']}"
         )
+        if found.entered < _FEW:
+            click.echo(
+                "few units have entered, and the others are ranked by how close they have come; a "
+                "longer search tells more: more --samples or --epochs, or a smaller --batch-size"
+            )
 
 
 @click.command()
