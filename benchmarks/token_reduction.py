@@ -27,9 +27,9 @@ from torch import nn
 import fastprune
 from fastprune import Samples, parse_budget
 from fastprune.data.samples import model_inputs
+from fastprune.merging.reduction import fewest, token_counts
 from fastprune.structure import Site, find_sites
 from fastprune.tokens.reduce import with_schedule_
-from fastprune.tokens.reduction import fewest, token_counts
 from fastprune.tokens.schedule import find_schedule, macs_at
 from fastprune.tokens.scores import score_tokens
 

@@ -26,10 +26,10 @@ from fastprune.errors import (
     NumericalError,
     UnsupportedModelError,
 )
+from fastprune.merging.reduction import refuse_reduced
 from fastprune.settings import Settings
 from fastprune.spp.saved import SearchedPath
 from fastprune.structure import GRANULARITIES
-from fastprune.tokens.reduction import refuse_reduced
 
 
 @dataclass(frozen=True)

@@ -11,11 +11,11 @@ from fastprune.budget import Budget, price_sites
 from fastprune.budget.latency import LatencyTable
 from fastprune.data import Samples
 from fastprune.device import device_of
+from fastprune.merging.reduction import schedule_of
 from fastprune.promise import promise_warnings
 from fastprune.report import Latency, Report, Score, Size, Stopwatch, with_total
 from fastprune.settings import Settings
 from fastprune.structure import HeadWidths, all_head_widths, find_sites, layer_units
-from fastprune.tokens.reduction import schedule_of
 from fastprune.tokens.schedule import model_macs
 from fastprune.tuning import SiteTuning
 

@@ -116,6 +116,11 @@ def parse_budget(value: Budget | str | float | Mapping[str, object]) -> Budget:
     raise BudgetError(f"cannot read {value!r} as a budget; {_FORM}")
 
 
+def round_up(share: float) -> float:
+    """Four decimals, never below ``share``, so that a budget that is suggested is reachable."""
+    return math.ceil(share * 1e4) / 1e4
+
+
 def _budget(kind: str, amount: str) -> Budget:
     kind = kind.strip().lower()
     match = _NUMBER.match(amount)

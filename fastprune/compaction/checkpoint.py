@@ -20,10 +20,10 @@ from fastprune.compaction.registration import align_
 from fastprune.compaction.surgery import resize_
 from fastprune.compaction.uniform import layout, skeleton, uniform_config
 from fastprune.errors import CheckpointError, UnsupportedModelError
+from fastprune.merging.reduction import schedule_of
 from fastprune.structure.declaration import anatomy
 from fastprune.structure.heads import all_head_widths
 from fastprune.structure.sites import layer_units
-from fastprune.tokens.reduction import schedule_of
 
 
 def save_pretrained(

@@ -12,12 +12,12 @@ from torch import nn
 
 from fastprune.compaction.surgery import compact
 from fastprune.errors import UnsupportedModelError
+from fastprune.merging.reduction import unreduce_
 from fastprune.structure.declaration import Anatomy, anatomy
 from fastprune.structure.inputs import dummy_inputs
 from fastprune.structure.masking import masked
 from fastprune.structure.site import Site
 from fastprune.structure.sites import find_sites
-from fastprune.tokens.reduction import unreduce_
 
 _DOUBLE_LIMIT = 200_000_000
 """Parameters up to which the proof runs in float64; above, in float32."""

@@ -18,10 +18,10 @@ from transformers.quantizers.base import HfQuantizer
 from fastprune.compaction.pruned_config import METHOD
 from fastprune.compaction.surgery import resize_
 from fastprune.errors import CheckpointError, FastpruneError
+from fastprune.merging.reduction import reduce_
 from fastprune.structure.heads import HeadWidths, all_head_widths
 from fastprune.structure.ragged import Ragged
 from fastprune.structure.sites import layer_units
-from fastprune.tokens.reduction import reduce_
 
 _ALIGNMENT = 64
 """Of torch's CPU allocator, in bytes."""

@@ -11,10 +11,10 @@ from transformers import PretrainedConfig, PreTrainedModel
 
 from fastprune.compaction.pruned_config import describe_
 from fastprune.errors import CheckpointError
+from fastprune.merging.reduction import refuse_reduced
 from fastprune.structure.declaration import anatomy
 from fastprune.structure.site import SiteKind
 from fastprune.structure.sites import layer_units
-from fastprune.tokens.reduction import refuse_reduced
 
 
 def uniform_kinds(model: nn.Module) -> tuple[SiteKind, ...]:

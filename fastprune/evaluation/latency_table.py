@@ -25,11 +25,11 @@ from fastprune.budget.latency.workload import Workload
 from fastprune.errors import FastpruneError, LatencyTableError
 from fastprune.evaluation.latency import PassTimer
 from fastprune.evaluation.stacks import narrowed, stacked
+from fastprune.merging.reduction import refuse_reduced
 from fastprune.progress import progress_bar
 from fastprune.structure.declaration import anatomy
 from fastprune.structure.site import Site, SiteKind
 from fastprune.structure.sites import find_sites, layer_units
-from fastprune.tokens.reduction import refuse_reduced
 from fastprune.version import __version__
 
 _SECONDS, _LEAST_ROUNDS, _MOST_ROUNDS = 30.0, 5, 25

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fastprune.budget import Budget, Prices
+from fastprune.budget import Budget, Prices, round_up
 from fastprune.errors import BudgetError
 from fastprune.ops.host import budget_search
 from fastprune.selection.packed import kind_columns
@@ -71,8 +71,3 @@ def check_reachable(prices: Prices, budgets: Sequence[Budget], smallest: float) 
                 f"budget {budget} cannot be reached: the smallest for this model is {share} "
                 f"({smallest:.4g} of {budget.amount(dense)})"
             )
-
-
-def round_up(share: float) -> float:
-    """Four decimals, never below ``share``, so that the suggestion itself is reachable."""
-    return float(np.ceil(share * 1e4) / 1e4)

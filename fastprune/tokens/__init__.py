@@ -1,5 +1,2 @@
-"""Fewer tokens on the way through a vision model: scores, schedules, and merging at run time.
-
-``merging`` and ``reduction`` need nothing but a live model, so that checkpoints can be rebuilt with
-them; ``schedule`` prices tokens, ``scores`` says what they are worth, ``reduce`` puts all together.
-"""
+"""How many tokens a vision model is left with: ``scores`` says what tokens are worth, ``schedule``
+prices them, ``reduce`` puts both together. Merging itself is in :mod:`fastprune.merging`."""

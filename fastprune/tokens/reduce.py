@@ -14,9 +14,9 @@ from fastprune.compaction.pruned_config import describe_tokens_
 from fastprune.data import Samples, load_samples, task_of
 from fastprune.device import resolve_dtype
 from fastprune.inputs import computable, load_model, load_tokenizer
+from fastprune.merging.reduction import reduce_, refuse_reduced, token_counts
 from fastprune.structure import find_sites, layer_units
 from fastprune.structure.declaration import anatomy
-from fastprune.tokens.reduction import reduce_, refuse_reduced, token_counts
 from fastprune.tokens.schedule import check_share, find_schedule
 from fastprune.tokens.scores import IMAGES, score_tokens
 
@@ -37,7 +37,7 @@ def reduce_tokens(
 
     How many tokens each block gets follows from what the model loses with each of them
     (:func:`fastprune.tokens.scores.score_tokens`); which tokens are merged is decided image by
-    image (:func:`fastprune.tokens.merging.merge`). No weight changes. The copy is saved, loaded,
+    image (:func:`fastprune.merging.matching.merge`). No weight changes. The copy is saved, loaded,
     scored and timed like any other model.
 
     Args:

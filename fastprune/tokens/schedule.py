@@ -8,12 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from fastprune.budget import Budget
+from fastprune.budget import Budget, round_up
 from fastprune.budget.costs import macs_per_unit
 from fastprune.errors import BudgetError
-from fastprune.selection.search import round_up
+from fastprune.merging.reduction import fewest, schedule_of
 from fastprune.structure import Site, find_sites
-from fastprune.tokens.reduction import fewest, schedule_of
 
 
 def macs_at(sites: Sequence[Site], tokens: Sequence[float]) -> float:

@@ -12,11 +12,11 @@ from fastprune.data import Samples
 from fastprune.data.samples import model_inputs
 from fastprune.device import autocast, batch_tokens, device_of, evaluation_mode, to_device
 from fastprune.errors import NumericalError
+from fastprune.merging.reduction import refuse_reduced, token_counts
 from fastprune.optin.ending import DISTILLATION
 from fastprune.optin.mixing import PREDICTION_WEIGHT
 from fastprune.progress import progress_bar
 from fastprune.structure.declaration import anatomy
-from fastprune.tokens.reduction import refuse_reduced, token_counts
 
 IMAGES = 32
 """Images that are compared with each other, as in the authors' code."""

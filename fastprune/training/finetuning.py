@@ -24,6 +24,7 @@ from fastprune.evaluation import evaluate, resolve_metric
 from fastprune.evaluation.metrics import LOWER_IS_BETTER
 from fastprune.fingerprint import fingerprint, fingerprint_model, fingerprint_samples
 from fastprune.inputs import Reader, load_model, load_tokenizer
+from fastprune.merging.reduction import refuse_reduced
 from fastprune.report import versions
 from fastprune.training.choices import Training
 from fastprune.training.loop import check_finite, check_trainable, make_trainer, run
@@ -124,6 +125,8 @@ def finetune(
     reader = Reader(trained, tokenizer, max_length, text_columns, label_column, progress)
     learned_from = reader.training(data, samples, seed)
     check_trainable(trained, learned_from)
+    if getattr(trained, "is_gradient_checkpointing", False):
+        refuse_reduced(trained, "turn gradient checkpointing off: no block can be run again alone")
     held_out = None if eval_data is None else reader.held_out(eval_data)
     score = _Score(trained, held_out, metric, training)
     of_what = {

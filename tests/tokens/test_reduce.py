@@ -16,9 +16,9 @@ import fastprune
 from fastprune.cli import main
 from fastprune.compaction import compact
 from fastprune.errors import BudgetError, CheckpointError, FastpruneError, UnsupportedModelError
+from fastprune.merging.reduction import schedule_of
 from fastprune.structure import find_sites
 from fastprune.structure.inputs import dummy_inputs
-from fastprune.tokens.reduction import schedule_of
 from fastprune.tokens.schedule import model_macs
 
 

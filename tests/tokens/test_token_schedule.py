@@ -11,8 +11,8 @@ from tiny_models import tiny
 from fastprune import parse_budget
 from fastprune.budget.costs import macs_per_unit
 from fastprune.errors import BudgetError
+from fastprune.merging.reduction import check_schedule
 from fastprune.structure import find_sites
-from fastprune.tokens.reduction import check_schedule
 from fastprune.tokens.schedule import find_schedule, macs_at
 
 

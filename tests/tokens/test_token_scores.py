@@ -12,9 +12,9 @@ from tiny_samples import image_samples
 
 from fastprune.compaction import compact
 from fastprune.errors import FastpruneError, NumericalError, UnsupportedModelError
+from fastprune.merging.reduction import reduce_, token_counts
 from fastprune.structure import find_sites
 from fastprune.structure.declaration import anatomy
-from fastprune.tokens.reduction import reduce_, token_counts
 from fastprune.tokens.scores import score_tokens
 
 

@@ -16,6 +16,7 @@ from fastprune import finetune, prune, search_path
 from fastprune.cli import main
 from fastprune.data.samples import model_inputs
 from fastprune.errors import CheckpointError, DataError, FastpruneError, NumericalError
+from fastprune.merging.reduction import reduce_
 
 FAST = {"epochs": 4, "batch_size": 4, "learning_rate": 1e-2}
 
@@ -194,3 +195,13 @@ def test_the_commands_one_after_the_other(tokenizer, tmp_path):
     assert set(json.loads(said)) == {"metric", "before", "after", "steps", "seconds"}
     report = json.loads((tmp_path / "tuned" / "fastprune_report.json").read_text())
     assert (report["budget"], report["finetuning"]["epochs"]) == ("macs=0.5", 1.0)
+
+
+def test_merged_tokens_do_not_go_with_gradient_checkpointing(tmp_path):
+    """Blocks that are run again alone would not know what the earlier ones have merged."""
+    model, images = tiny("vit", patch_size=2).float(), samples_for("vit", 8)
+    reduce_(model, [17, 12, 9])
+    model.gradient_checkpointing_enable()
+    with pytest.raises(FastpruneError, match="turn gradient checkpointing off"):
+        finetune(model, images, tmp_path / "out", **FAST)
+    assert not list(tmp_path.iterdir())

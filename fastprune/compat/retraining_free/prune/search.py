@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from fastprune.budget import round_up
 from fastprune.compat.retraining_free.efficiency.latency import (
     Table,
     fit_latency_fn,
@@ -28,7 +29,6 @@ from fastprune.compat.retraining_free.prune.latency_search import (
 from fastprune.compat.retraining_free.prune.split import Array, best_split, descending
 from fastprune.errors import BudgetError, DataError, NumericalError
 from fastprune.ops import budget_search
-from fastprune.selection.search import round_up
 
 
 @torch.no_grad()

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from fastprune.tokens.merging import merge
+from fastprune.merging.matching import merge
 
 
 def plain_merge(hidden, sizes, features, count, special):

@@ -11,16 +11,16 @@ from tiny_models import random_masks, tiny
 
 from fastprune.compaction import compact, prove
 from fastprune.errors import FastpruneError, UnsupportedModelError
-from fastprune.structure import find_sites
-from fastprune.structure.declaration import anatomy
-from fastprune.structure.inputs import dummy_inputs
-from fastprune.tokens.reduction import (
+from fastprune.merging.reduction import (
     TokenReduction,
     reduce_,
     schedule_of,
     token_counts,
     unreduce_,
 )
+from fastprune.structure import find_sites
+from fastprune.structure.declaration import anatomy
+from fastprune.structure.inputs import dummy_inputs
 
 FAMILIES = ["vit", "deit"]
 

@@ -19,8 +19,8 @@ import torch
 from torch import Tensor, nn
 
 from fastprune.errors import FastpruneError, UnsupportedModelError
+from fastprune.merging.matching import merge
 from fastprune.structure.declaration import anatomy, find_module
-from fastprune.tokens.merging import merge
 
 
 class TokenReduction:
