@@ -9,7 +9,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 from tiny_models import tiny
-from tiny_samples import samples_for, text_samples
+from tiny_samples import image_samples, samples_for, text_samples
 
 import fastprune
 from fastprune import finetune, prune, search_path
@@ -199,7 +199,7 @@ def test_the_commands_one_after_the_other(tokenizer, tmp_path):
 
 def test_merged_tokens_do_not_go_with_gradient_checkpointing(tmp_path):
     """Blocks that are run again alone would not know what the earlier ones have merged."""
-    model, images = tiny("vit", patch_size=2).float(), samples_for("vit", 8)
+    model, images = tiny("vit", patch_size=2).float(), image_samples(8)
     reduce_(model, [17, 12, 9])
     model.gradient_checkpointing_enable()
     with pytest.raises(FastpruneError, match="turn gradient checkpointing off"):
