@@ -125,7 +125,7 @@ def finetune(
     reader = Reader(trained, tokenizer, max_length, text_columns, label_column, progress)
     learned_from = reader.training(data, samples, seed)
     check_trainable(trained, learned_from)
-    if getattr(trained, "is_gradient_checkpointing", False):
+    if any(getattr(module, "gradient_checkpointing", False) for module in trained.modules()):
         refuse_reduced(trained, "turn gradient checkpointing off: no block can be run again alone")
     held_out = None if eval_data is None else reader.held_out(eval_data)
     score = _Score(trained, held_out, metric, training)
