@@ -105,6 +105,8 @@ def check_target(
     Raises:
         CheckpointError: a file is in the way, or a directory that may not be replaced.
     """
+    if not isinstance(directory, (str, os.PathLike)):
+        raise CheckpointError(f"{directory!r} names no directory to write; give a path")
     target = Path(directory).resolve()
     if target.exists() and not target.is_dir():
         raise CheckpointError(f"{target} is a file; choose another directory")
@@ -132,13 +134,26 @@ def check_target(
     return target
 
 
-def check_file(path: str | os.PathLike[str], overwrite: bool) -> Path:
+def check_file(path: str | os.PathLike[str], overwrite: bool, keep: Sequence[object] = ()) -> Path:
     """Refuse a file that may not be written, before any work is done for it.
+
+    Args:
+        path: the file.
+        overwrite: whether a previous one may be replaced.
+        keep: what is read; of these, paths and what lies in them must survive.
 
     Raises:
         CheckpointError: it exists and may not be replaced, or its directory cannot be written.
     """
+    if not isinstance(path, (str, os.PathLike)):
+        raise CheckpointError(f"{path!r} names no file to write; give a path")
     path = Path(path)
+    for source in keep:
+        if not isinstance(source, (str, os.PathLike)) or not Path(source).exists():
+            continue
+        read, target = Path(source).resolve(), path.resolve()
+        if target.exists() and (read == target or read in target.parents):
+            raise CheckpointError(f"{path} is read, or part of what is; choose another file")
     if path.is_dir():
         raise CheckpointError(f"{path} is a directory; name a file in it")
     if path.exists() and not overwrite:

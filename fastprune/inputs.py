@@ -211,6 +211,15 @@ def check_prunable(model: nn.Module, align: int = 1, granularity: str = "heads")
     widest = max((site.units for site in sites if site.kind == "ffn"), default=align)
     if align > widest:
         raise FastpruneError(f"align {align} is wider than any FFN ({widest} filters); use less")
+    check_weights(model)
+
+
+def check_weights(model: nn.Module) -> None:
+    """Refuse weights that no calculation survives.
+
+    Raises:
+        FastpruneError: a NaN or an infinity, naming the weight.
+    """
     for name, parameter in model.named_parameters():
         # One that is not finite shows in the sum, and only then is looked for.
         total = parameter.sum(dtype=torch.float32)

@@ -16,6 +16,7 @@ from fastprune.calibration.objective import Objective, Targets, make_objective
 from fastprune.calibration.recorder import Recorder
 from fastprune.calibration.statistics import FisherKind, Statistics
 from fastprune.data import Samples
+from fastprune.data.fitting import check_labels
 from fastprune.data.samples import model_inputs
 from fastprune.device import (
     autocast,
@@ -85,12 +86,14 @@ def collect_statistics(
         progress: show a progress bar.
 
     Raises:
-        DataError: labels asked for but absent.
+        DataError: labels asked for but absent, or ones that the model cannot predict.
         NumericalError: a loss or gradient that is not finite; names the batch. No gradient at all.
     """
     if sites is None:
         sites = find_sites(model)
     _check_arguments(model, samples, sites, fisher, moments=output_fisher or input_moments)
+    if targets == "labels":
+        check_labels(samples, getattr(model, "config", None))
     objective = _objective(samples, targets, seed)
     device = device_of(model)
     moments = Moments(sites, device, output_fisher=output_fisher, inputs=input_moments)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
@@ -161,7 +162,10 @@ def run_comparison(
 
 
 def _once(seeds: Iterable[int]) -> list[int]:
-    seeds = list(seeds)
+    try:
+        seeds = [operator.index(seed) for seed in seeds]
+    except TypeError:
+        raise FastpruneError(f"seeds must be whole numbers in a list, not {seeds!r}") from None
     if not seeds or len(set(seeds)) < len(seeds):
         raise FastpruneError("a comparison needs seeds, each of them once, such as 0, 1 and 2")
     return seeds

@@ -12,6 +12,7 @@ of what a block does inside: attention may be computed in any way that takes an 
 from __future__ import annotations
 
 import inspect
+import threading
 from collections.abc import Sequence
 from typing import Any
 
@@ -24,7 +25,8 @@ from fastprune.structure.declaration import anatomy, find_module
 
 
 class TokenReduction:
-    """What the hooks of one model share. One forward pass at a time; copies are independent.
+    """What the hooks of one model share. One forward pass at a time, which is checked; copies are
+    independent.
 
     Attributes:
         schedule: how many tokens enter each block; None = the hooks do nothing.
@@ -37,16 +39,23 @@ class TokenReduction:
         self._special, self._config, self._masks = special, config, masks
         self._sizes: Tensor | None = None
         self._keys: Tensor | None = None
+        self._thread = 0
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For copies: nothing of a pass that is under way, or that an error has ended."""
+        return {**self.__dict__, "_sizes": None, "_keys": None}
 
     def enter(self, layer: int, hidden: Tensor) -> Tensor | None:
         """What is added to the logits of a block's attention, [samples, 1, 1, tokens], if anything.
 
         Raises:
-            FastpruneError: images of another size than the schedule is for, or attention that
-                cannot weigh tokens.
+            FastpruneError: images of another size than the schedule is for, attention that cannot
+                weigh tokens, or another thread's pass in between.
         """
         if self.schedule is None:
             return None
+        if not torch.compiler.is_compiling():
+            self._check_thread(layer)
         if layer == 0:
             self._sizes = self._keys = None
             if hidden.shape[1] != self.schedule[0]:
@@ -62,6 +71,17 @@ class TokenReduction:
                 f"load the model with attn_implementation={' or '.join(map(repr, self._masks))}"
             )
         return self._sizes.log().to(hidden.dtype)[:, None, None]
+
+    def _check_thread(self, layer: int) -> None:
+        """Tokens of one pass must not be weighed by the sizes of another."""
+        thread = threading.get_ident()
+        if layer == 0:
+            self._thread = thread
+        elif self._thread != thread:
+            raise FastpruneError(
+                "two threads run this model at once, and tokens of one pass are merged at a time; "
+                "give every thread a copy (copy.deepcopy), or take turns"
+            )
 
     def see_keys(self, keys: Tensor) -> None:
         """Note the keys of the block that runs: [samples, tokens, width]."""

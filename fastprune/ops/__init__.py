@@ -380,7 +380,8 @@ def path_step(
         threshold: what a dual must exceed, shape and dtype of ``mask``, not negative.
         kappa: ``[paths]``, dtype of ``mask``: how fast masks and gates move, by the duals' pace.
         alpha: likewise, the length of a step.
-        nu: likewise, how loosely masks are bound to their gates, positive.
+        nu: likewise, how loosely masks are bound to their gates, positive. Like that of thresholds
+            the sign is not checked: to look would make a GPU wait.
         step: the number of steps before this one.
 
     Returns:
@@ -397,6 +398,7 @@ def path_step(
         require_device(name, state, mask)
     for name, state in (("mask", mask), ("dual", dual), ("gate", gate), ("crossing", crossing)):
         require(state.is_contiguous(), f"{name} must be contiguous: it is updated in place")
+        require(not state.requires_grad, f"{name} requires gradients: give its .data, or detach it")
     for name, values in (("gradient", gradient), ("threshold", threshold)):
         require_shape(name, values, mask.shape)
     for name, values in (("kappa", kappa), ("alpha", alpha), ("nu", nu)):
@@ -422,3 +424,4 @@ def _require_accumulator(
     require_dtype("out", out, dtypes)
     require_device("out", out, like)
     require(out.is_contiguous(), "out must be contiguous")
+    require(not out.requires_grad, "out requires gradients: detach it")

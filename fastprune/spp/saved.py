@@ -74,6 +74,11 @@ class SearchedPath:
             whole = sorted(found.order) == list(range(sum(found.units)))
             if not whole or len(found.crossing) != len(found.order):
                 raise ValueError("its order is not one of all units")
+            if len(found.sites) != len(found.units):
+                raise ValueError("it has other numbers of sites and of their units")
+            times = [time for time in found.crossing if time is not None]
+            if times != sorted(map(float, times)) or None in found.crossing[: len(times)]:
+                raise ValueError("its times do not ascend")
         except (OSError, ValueError, TypeError, KeyError) as error:
             raise CheckpointError(
                 f"cannot read a path from {os.fspath(file)}: {error}; name a file that fastprune "

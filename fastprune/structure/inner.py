@@ -110,7 +110,7 @@ def _sharing(model: nn.Module, whole: Site, widths: HeadWidths) -> int:
         return len(widths.v)
     raise UnsupportedModelError(
         f"the heads of {whole.block} differ in width, so they share no dimensions; choose them "
-        "head by head, with shared=False"
+        "head by head, with --granularity dimensions (in Python shared=False)"
     )
 
 

@@ -15,6 +15,7 @@ from fastprune.data import Samples, load_samples, task_of
 from fastprune.device import resolve_dtype
 from fastprune.inputs import computable, load_model, load_tokenizer
 from fastprune.merging.reduction import reduce_, refuse_reduced, token_counts
+from fastprune.settings import Settings
 from fastprune.structure import find_sites, layer_units
 from fastprune.structure.declaration import anatomy
 from fastprune.tokens.schedule import check_share, find_schedule
@@ -58,6 +59,7 @@ def reduce_tokens(
         FastpruneError: anything the user can mend, in one line.
     """
     wanted, passes = parse_budget(budget), resolve_dtype(dtype)
+    Settings((wanted,), batch_size=batch_size, seed=seed)  # refuses what no run takes
     loaded = load_model(model, device)
     check_reducible(loaded, wanted)
     if tokenizer is None and not isinstance(model, nn.Module):

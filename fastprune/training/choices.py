@@ -49,7 +49,11 @@ class Training:
                 raise FastpruneError(f"{name} must be a {least} number, got {getattr(self, name)}")
         if not _is_number(self.weight_decay) or self.weight_decay < 0:
             raise FastpruneError(f"weight_decay must be 0 or more, got {self.weight_decay}")
-        if not isinstance(self.seed, int) or not 0 <= self.seed < 2**31:
+        if (
+            not isinstance(self.seed, int)
+            or isinstance(self.seed, bool)
+            or not 0 <= self.seed < 2**31
+        ):
             raise FastpruneError(f"seed must be a whole number in [0, 2**31), got {self.seed}")
 
     def steps(self, samples: int) -> int:

@@ -19,13 +19,14 @@ from fastprune.compaction import save_pretrained
 from fastprune.compaction.directories import read_report
 from fastprune.data import Samples
 from fastprune.device import cache_off, device_of, full_precision, resolve_dtype
-from fastprune.errors import DataError
+from fastprune.errors import DataError, FastpruneError
 from fastprune.evaluation import evaluate, resolve_metric
 from fastprune.evaluation.metrics import LOWER_IS_BETTER
 from fastprune.fingerprint import fingerprint, fingerprint_model, fingerprint_samples
-from fastprune.inputs import Reader, load_model, load_tokenizer
+from fastprune.inputs import Reader, check_weights, load_model, load_tokenizer
 from fastprune.merging.reduction import refuse_reduced
 from fastprune.report import versions
+from fastprune.training.checkpoints import claim, gone_if_empty
 from fastprune.training.choices import Training
 from fastprune.training.loop import check_finite, check_trainable, make_trainer, run
 
@@ -125,6 +126,9 @@ def finetune(
     reader = Reader(trained, tokenizer, max_length, text_columns, label_column, progress)
     learned_from = reader.training(data, samples, seed)
     check_trainable(trained, learned_from)
+    check_weights(trained)
+    if not any(parameter.requires_grad for parameter in trained.parameters()):
+        raise FastpruneError("all weights are frozen; unfreeze some with requires_grad_(True)")
     if any(getattr(module, "gradient_checkpointing", False) for module in trained.modules()):
         refuse_reduced(trained, "turn gradient checkpointing off: no block can be run again alone")
     held_out = None if eval_data is None else reader.held_out(eval_data)
@@ -136,8 +140,11 @@ def finetune(
         "metric": score.name,
         "training": {**asdict(training), "progress": None},
     }
-    before, start = score(), time.perf_counter()
-    with cache_off(trained), full_precision(trained):
+    last = claim(checkpoints, fingerprint(of_what), resume=resume)
+    with gone_if_empty(checkpoints):
+        before = score()
+    start = time.perf_counter()
+    with gone_if_empty(checkpoints), cache_off(trained), full_precision(trained):
         trainer = make_trainer(
             trained,
             learned_from,
@@ -146,7 +153,7 @@ def finetune(
             score=None if held_out is None else partial(_number, score),
             greater_is_better=score.name not in LOWER_IS_BETTER,
         )
-        run(trainer, checkpoints, fingerprint(of_what), resume=resume)
+        run(trainer, checkpoints, last)
     check_finite(trained)  # once more: rounding to float16 may overflow
     trained.eval()
     seconds = time.perf_counter() - start

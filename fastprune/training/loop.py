@@ -16,13 +16,12 @@ import torch
 from torch import nn
 
 from fastprune.data import Samples
+from fastprune.data.fitting import check_labels
 from fastprune.device import device_of
 from fastprune.errors import CheckpointError, DataError, FastpruneError, NumericalError
 from fastprune.progress import progress_bar
 from fastprune.training.choices import Training
 
-_RECORD = "training.json"
-"""What checkpoints in a directory are of; resuming looks at it."""
 _DIVERGED = "training does not stay finite; use a smaller learning rate, or --dtype float32"
 
 
@@ -39,15 +38,7 @@ def check_trainable(model: nn.Module, samples: Samples) -> None:
         raise DataError("sentence embeddings have no labels to learn from; train by other means")
     if samples.labels is None and samples.task != "causal-lm":
         raise DataError("training needs labels and the data have none; name the label column")
-    classes = getattr(getattr(model, "config", None), "num_labels", None)
-    if samples.task not in ("classification", "image") or samples.labels is None or not classes:
-        return
-    for label in (int(samples.labels.min()), int(samples.labels.max())):
-        if not 0 <= label < classes:
-            raise DataError(
-                f"the data have class {label}, but the model only 0 to {classes - 1}; use the "
-                "model's own task data"
-            )
+    check_labels(samples, getattr(model, "config", None))
 
 
 def batch_inputs(samples: Samples, positions: list[int]) -> dict[str, torch.Tensor]:
@@ -156,46 +147,21 @@ def make_trainer(
     return trainer
 
 
-def run(
-    trainer: Any, directory: Path, fingerprint: str, *, resume: bool, diverged: str = _DIVERGED
-) -> None:
-    """Train, from the last checkpoint on where ``resume`` asks for that and there is one.
+def run(trainer: Any, directory: Path, last: Path | None, *, diverged: str = _DIVERGED) -> None:
+    """Train, from the last checkpoint on where there is one.
 
     Args:
         trainer: of :func:`make_trainer`.
         directory: its checkpoints'.
-        fingerprint: of all that the training depends on.
-        resume: go on with what an interrupted training has left.
+        last: of :func:`fastprune.training.checkpoints.claim`.
         diverged: what to say of numbers that are not finite: the cause, then the cure.
 
     Raises:
-        CheckpointError: checkpoints of another training, or some that may not be replaced.
-        NumericalError: weights or scores that are not finite; its checkpoints are removed.
+        CheckpointError: a checkpoint that cannot be written.
+        NumericalError: weights or scores that are not finite; checkpoints are removed.
     """
-    from transformers.trainer_utils import get_last_checkpoint
-
-    record, last = directory / _RECORD, None
-    if directory.is_dir() and any(directory.iterdir()):
-        if not resume:
-            raise CheckpointError(
-                f"{directory} holds checkpoints of a training that was interrupted; go on with it "
-                "(--resume; in Python resume=True), or remove the directory"
-            )
-        if not record.is_file() or record.read_text(encoding="utf-8") != fingerprint:
-            raise CheckpointError(
-                f"the checkpoints in {directory} are of another model, other data or other "
-                "settings; repeat those, or remove the directory"
-            )
-        last = get_last_checkpoint(str(directory))
     try:
-        directory.mkdir(parents=True, exist_ok=True)
-        record.write_text(fingerprint, encoding="utf-8")
-    except OSError as error:
-        raise CheckpointError(
-            f"cannot write {directory}: {error}; choose a writable directory"
-        ) from error
-    try:
-        trainer.train(resume_from_checkpoint=last)
+        trainer.train(resume_from_checkpoint=None if last is None else str(last))
         check_finite(trainer.model)
     except NumericalError as error:
         shutil.rmtree(directory, ignore_errors=True)  # going on from there would end here again

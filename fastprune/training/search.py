@@ -25,11 +25,13 @@ from fastprune.device import (
 from fastprune.fingerprint import fingerprint, fingerprint_model, fingerprint_samples
 from fastprune.inputs import Reader, check_prunable, load_model, load_tokenizer
 from fastprune.report import versions
+from fastprune.settings import check_known
 from fastprune.spp.inclusion import Inclusion, MaskedLoss
 from fastprune.spp.order import Start
 from fastprune.spp.quadratic import FisherLoss
 from fastprune.spp.saved import SearchedPath
 from fastprune.structure import GRANULARITIES, Site
+from fastprune.training.checkpoints import claim, gone_if_empty
 from fastprune.training.choices import Training
 from fastprune.training.loop import check_trainable, make_trainer, run
 
@@ -98,7 +100,8 @@ def search_path(
         dtype=resolve_dtype(dtype),
         progress=progress,
     )
-    target = check_file(out, overwrite)
+    check_known("granularity", granularity, GRANULARITIES)
+    target = check_file(out, overwrite, keep=(model, data))
     checkpoints = target.with_name(f"{target.name}.checkpoints")
     dense = load_model(model, device)
     if tokenizer is None and not isinstance(model, nn.Module):
@@ -114,12 +117,14 @@ def search_path(
         "granularity": granularity,
         "training": {**asdict(training), "progress": None},
     }
+    last = claim(checkpoints, fingerprint(of_what), resume=resume)
     with ExitStack() as stack:
+        stack.enter_context(gone_if_empty(checkpoints))
         for state in (full_precision, evaluation_mode, cache_off, frozen, _config_kept):
             stack.enter_context(state(dense))
         masks, steps = _prepare(dense, sites, learned_from, training)
         trainer = make_trainer(masks, learned_from, training, checkpoints, optimizer=steps)
-        run(trainer, checkpoints, fingerprint(of_what), resume=resume, diverged=_DIVERGED)
+        run(trainer, checkpoints, last, diverged=_DIVERGED)
     found = _found(steps, dense, sites, granularity, training, len(learned_from))
     found.save(target)
     shutil.rmtree(checkpoints, ignore_errors=True)

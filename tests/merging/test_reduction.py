@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from threading import Thread
 from types import SimpleNamespace
 
 import pytest
@@ -142,6 +143,42 @@ def test_copies_are_independent():
     assert torch.equal(logits(other), full)
     assert schedule_of(other) is None
     assert torch.equal(logits(model), reduced)
+
+
+def test_another_threads_pass_is_refused():
+    """Tokens of one pass must not be weighed by the sizes of another."""
+    model = tiny("vit", patch_size=2).float()
+    reduce_(model, [17, 12, 9])
+    images = torch.randn(2, 3, 8, 8)
+    block = model.get_submodule(anatomy(model).blocks[1])
+
+    def interfere(*_):
+        hook.remove()
+        other = Thread(target=lambda: model(images[:1]))
+        other.start()
+        other.join()
+
+    hook = block.register_forward_pre_hook(interfere, prepend=True)
+    with pytest.raises(FastpruneError, match="two threads run this model at once"):
+        model(images)
+    model(images)
+
+
+def test_copies_of_a_pass_that_failed():
+    """Tokens' sizes that are being differentiated would not let themselves be copied."""
+    model = tiny("vit", patch_size=2).float()
+    reduce_(model, [17, 12, 9])
+    images = torch.randn(2, 3, 8, 8)
+    block = model.get_submodule(anatomy(model).blocks[1])
+
+    def fail(*_):
+        raise RuntimeError("in the middle")
+
+    hook = block.register_forward_hook(fail, prepend=True)
+    with pytest.raises(RuntimeError, match="in the middle"):
+        model(images)
+    hook.remove()
+    assert torch.equal(copy.deepcopy(model)(images).logits, model(images).logits)
 
 
 def test_a_pass_that_failed_leaves_nothing_behind():

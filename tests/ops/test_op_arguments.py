@@ -23,6 +23,10 @@ def _step(**other: Any) -> Any:
     return ops.path_step(**{**state, **rates, "crossing": crossing, "step": 0.0, **other})
 
 
+def _learning(values: torch.Tensor) -> torch.Tensor:
+    return values.clone().requires_grad_()
+
+
 BAD: list[tuple[str, Callable[[], Any], str]] = [
     ("dtype", lambda: ops.mask_grad(X.double(), X.double(), 2), "x must be float32"),
     ("mixed dtypes", lambda: ops.mask_grad(X, X.half(), 2), "grad must be float32"),
@@ -106,6 +110,16 @@ BAD: list[tuple[str, Callable[[], Any], str]] = [
     ("mixed states", lambda: _step(gate=X[0].double()), "gate must be float32"),
     ("short crossings", lambda: _step(crossing=X[0]), "crossing must be float64"),
     ("strided state", lambda: _step(dual=torch.zeros(8, 3).T), "dual must be contiguous"),
+    (
+        "a state that learns",
+        lambda: _step(mask=_learning(X[0])),
+        "mask requires gr",
+    ),
+    (
+        "an accumulator that learns",
+        lambda: ops.fisher_outer(X[0], [8], out=_learning(torch.zeros(64))),
+        "out requires gradients",
+    ),
     ("gradient", lambda: _step(gradient=X[0, 0]), "gradient must have shape [3, 8]"),
     ("mixed inputs", lambda: _step(threshold=X[0].double()), "threshold must be float32"),
     ("one rate", lambda: _step(nu=torch.ones(1)), "nu must have shape [3]"),

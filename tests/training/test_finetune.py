@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -104,6 +106,80 @@ def test_an_interrupted_one_goes_on_as_if_nothing_had_happened(samples, tmp_path
     assert again.steps == whole.steps == 16
     for name, value in whole.model.state_dict().items():
         assert torch.equal(value, again.model.state_dict()[name])
+
+
+def truncate(path):
+    path.write_bytes(path.read_bytes()[:-20])
+
+
+@pytest.mark.parametrize("damage", [Path.unlink, truncate])
+@pytest.mark.parametrize(
+    "file",
+    ["model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json"],
+)
+def test_a_damaged_checkpoint_is_passed_over(samples, tmp_path, monkeypatch, file, damage):
+    """The one before it serves, and what comes out is what would have come out."""
+    model = pruned(data=samples)
+    options = {**FAST, "epochs": 1, "save_every": 1}
+    whole = finetune(copy.deepcopy(model), samples, tmp_path / "whole", **options)
+    step, taken = torch.optim.AdamW.step, []
+
+    def failing(self, closure=None):
+        if len(taken) == 3:
+            raise KeyboardInterrupt
+        taken.append(1)
+        return step(self, closure)
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", failing)
+    with pytest.raises(KeyboardInterrupt):
+        finetune(copy.deepcopy(model), samples, tmp_path / "out", **options)
+    monkeypatch.undo()
+    damage(tmp_path / "out.checkpoints" / "checkpoint-3" / file)
+    with pytest.warns(RuntimeWarning, match="checkpoint-3 is damaged"):
+        again = finetune(model, samples, tmp_path / "out", resume=True, **options)
+    assert again.steps == whole.steps == 4
+    for name, value in whole.model.state_dict().items():
+        assert torch.equal(value, again.model.state_dict()[name])
+
+
+def test_what_fails_before_a_checkpoint_is_not_in_the_way(samples, tmp_path, monkeypatch):
+    model = pruned(data=samples)
+
+    def failing(self, closure=None):
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", failing)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        finetune(model, samples, tmp_path / "out", **FAST)
+    monkeypatch.undo()
+    assert not list(tmp_path.iterdir())
+    (tmp_path / "out.checkpoints").mkdir()
+    (tmp_path / "out.checkpoints" / "diary.txt").touch()
+    with pytest.raises(CheckpointError, match="holds files that are no checkpoints"):
+        finetune(model, samples, tmp_path / "out", **FAST)
+    assert [path.name for path in tmp_path.rglob("*")] == ["out.checkpoints", "diary.txt"]
+
+
+def test_a_file_in_the_way_of_checkpoints(samples, tmp_path):
+    (tmp_path / "out.checkpoints").touch()
+    with pytest.raises(CheckpointError, match=r"cannot write .*out\.checkpoints"):
+        finetune(tiny("bert").float(), samples, tmp_path / "out", **FAST)
+
+
+def test_nothing_to_train_and_nothing_to_train_on(samples, tmp_path):
+    model = tiny("bert").float()
+    model.requires_grad_(False)
+    with pytest.raises(FastpruneError, match="all weights are frozen"):
+        finetune(model, samples, tmp_path / "out", **FAST)
+    broken = tiny("bert").float()
+    broken.classifier.weight.data[0, 0] = float("nan")
+    with pytest.raises(FastpruneError, match=r"weight 'classifier.weight' holds NaN"):
+        finetune(broken, samples, tmp_path / "out", **FAST)
+    answers = text_samples("question-answering", 8)
+    answers.labels[3, 1] = 999
+    with pytest.raises(DataError, match="sample 3 has its answer at tokens 1 to 999, but only"):
+        finetune(tiny("roberta").float(), answers, tmp_path / "out", **FAST)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(

@@ -205,3 +205,33 @@ def test_masks_of_half_models_are_not_rounded(bert, samples, tmp_path):
     whole = search_path(full, samples, tmp_path / "full.json", **QUICK)
     assert found.order == whole.order
     assert found.crossing == whole.crossing
+
+
+@pytest.mark.parametrize("out", ["train.tsv", "model/config.json"])
+def test_what_is_read_is_not_written_over(tmp_path, out):
+    (tmp_path / "model").mkdir()
+    for file in ("train.tsv", "model/config.json"):
+        (tmp_path / file).write_text("precious")
+    with pytest.raises(CheckpointError, match="is read, or part of what is"):
+        search_path(tmp_path / "model", tmp_path / "train.tsv", tmp_path / out, overwrite=True)
+    assert (tmp_path / out).read_text() == "precious"
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"sites": []}, "other numbers of sites"),
+        ({"crossing": [2.0, 1.0, None]}, "do not ascend"),
+        ({"crossing": [1.0, None, 2.0]}, "do not ascend"),
+        ({"crossing": ["a", None, None]}, "could not convert"),
+        ({"order": [0, 1, 1]}, "not one of all units"),
+    ],
+)
+def test_paths_that_were_tampered_with(tmp_path, change, reason):
+    path = SearchedPath("m", "heads", ("a", "b"), (2, 1), (2, 0, 1), (1.0, 2.0, None), {})
+    path.save(tmp_path / "path.json")
+    assert SearchedPath.load(tmp_path / "path.json") == path
+    values = json.loads((tmp_path / "path.json").read_text()) | change
+    (tmp_path / "path.json").write_text(json.dumps(values))
+    with pytest.raises(CheckpointError, match=reason):
+        SearchedPath.load(tmp_path / "path.json")

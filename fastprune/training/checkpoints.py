@@ -1,0 +1,116 @@
+"""Checkpoints of a training: whose they are, and which of them can be gone on from."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import warnings
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+
+from fastprune.errors import CheckpointError
+
+_RECORD = "training.json"
+"""What the checkpoints beside it are of."""
+_NAME = re.compile(r"checkpoint-(\d+)")
+_STATES = ("optimizer.pt", "scheduler.pt", "rng_state.pth")
+"""Besides weights: what an exact continuation needs."""
+
+
+def claim(directory: Path, fingerprint: str, *, resume: bool) -> Path | None:
+    """Make a directory for the checkpoints of a training, or take up the one that is there.
+
+    Args:
+        directory: of checkpoints.
+        fingerprint: of all that the training depends on.
+        resume: go on with what an interrupted training has left.
+
+    Returns:
+        the last checkpoint that is whole, if ``resume`` and there is one. Damaged ones are removed,
+        with a warning.
+
+    Raises:
+        CheckpointError: files of something else, checkpoints of another training, or some that may
+            not be replaced; or a directory that cannot be written.
+    """
+    record, last = directory / _RECORD, None
+    if directory.is_dir() and any(directory.iterdir()) and not record.is_file():
+        raise CheckpointError(
+            f"{directory} holds files that are no checkpoints of fastprune; move them away, or "
+            "choose another --out"
+        )
+    if found := _checkpoints(directory):
+        if not resume:
+            raise CheckpointError(
+                f"{directory} holds checkpoints of a training that was interrupted; go on with it "
+                "(--resume; in Python resume=True), or remove the directory"
+            )
+        if _read(record) != fingerprint:
+            raise CheckpointError(
+                f"the checkpoints in {directory} are of another model, other data or other "
+                "settings; repeat those, or remove the directory"
+            )
+        last = _last_whole(found)
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        record.write_text(fingerprint, encoding="utf-8")
+    except OSError as error:
+        raise CheckpointError(
+            f"cannot write {directory}: {error}; choose a writable directory"
+        ) from error
+    return last
+
+
+@contextmanager
+def gone_if_empty(directory: Path) -> Iterator[None]:
+    """Whatever ends the block early: without a checkpoint in it the directory goes."""
+    try:
+        yield
+    except BaseException:
+        if not _checkpoints(directory):
+            shutil.rmtree(directory, ignore_errors=True)
+        raise
+
+
+def _checkpoints(directory: Path) -> list[Path]:
+    """Oldest first."""
+    if not directory.is_dir():
+        return []
+    steps = {path: _NAME.fullmatch(path.name) for path in directory.iterdir() if path.is_dir()}
+    found = [(int(match[1]), path) for path, match in steps.items() if match]
+    return [path for _, path in sorted(found)]
+
+
+def _last_whole(checkpoints: list[Path]) -> Path | None:
+    for path in reversed(checkpoints):
+        if _is_whole(path):
+            return path
+        warnings.warn(f"{path} is damaged and was removed", RuntimeWarning, stacklevel=4)
+        shutil.rmtree(path, ignore_errors=True)
+    return None
+
+
+def _is_whole(checkpoint: Path) -> bool:
+    """Whether everything is there and can be read to its end."""
+    try:
+        json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
+        weights = list(checkpoint.glob("*.safetensors"))
+        for path in weights:
+            with safe_open(path, "pt"):  # looks at the length, too
+                pass
+        damaged = [zipfile.ZipFile(checkpoint / name).testzip() for name in _STATES]
+    except (OSError, ValueError, SafetensorError, zipfile.BadZipFile):
+        return False
+    return bool(weights) and not any(damaged)
+
+
+def _read(record: Path) -> str:
+    try:
+        return record.read_text(encoding="utf-8")
+    except (OSError, ValueError):
+        return ""
