@@ -6,6 +6,7 @@ advantage of the baseline.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -57,6 +58,28 @@ def path_step(
     enters = (gate > 0) & crossing.isinf()
     fraction = (missing / rise).clamp_(0, 1)
     crossing.copy_(torch.where(enters, step + fraction.double(), crossing))
+
+
+def hard_concrete(
+    alpha: Tensor, noise: Tensor, sizes: list[int], shares: Tensor, hidden: int, *, outer: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gates, expected sparsity and its slopes by autograd; ``outer`` forms the product of hidden
+    and other gates as CoFi's code does, else their means are multiplied."""
+    alpha = alpha.detach().requires_grad_()
+    noise = noise.clamp(1e-6, 1 - 1e-6)
+    s = torch.sigmoid((noise.log() - (-noise).log1p() + alpha) * 1.5)
+    gates = (1.2 * s - 0.1).clamp(0, 1)
+    opened = torch.sigmoid(alpha + math.log(11) / 1.5)
+    units, sublayers, rest = opened.split([sum(sizes), len(sizes), hidden])
+    parts = units.split(sizes)
+    weights = shares.to(alpha) * sublayers
+    if outer:
+        scaled = [w / len(part) * part for w, part in zip(weights, parts, strict=True)]
+        kept = torch.outer(rest / hidden, torch.cat(scaled)).sum()
+    else:
+        kept = rest.mean() * (weights * torch.stack([part.mean() for part in parts])).sum()
+    (slopes,) = torch.autograd.grad(1 - kept, alpha)
+    return gates.detach(), 1 - kept.detach(), slopes
 
 
 def damped(systems: Tensor, damping: float) -> Tensor:

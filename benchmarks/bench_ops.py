@@ -335,3 +335,28 @@ def test_path_step(compared: Compared, device: torch.device, shape: Shape) -> No
         # Masks, duals and gates both ways, crossings and two inputs one way: few units enter.
         bytes=(8 * 4 + 8) * paths * units,
     )
+
+
+@pytest.mark.shapes(
+    cpu=[(6, 12, 1536, 384), (12, 12, 3072, 768)], cuda=[(12, 12, 3072, 768)], tiny=[(2, 2, 8, 4)]
+)
+def test_hard_concrete(compared: Compared, device: torch.device, shape: Shape) -> None:
+    """layers, heads, filters, hidden size: all gates of MiniLM and of BERT-base."""
+    layers, heads, filters, hidden = shape
+    sizes = [heads, filters] * layers
+    count = sum(sizes) + len(sizes) + hidden
+    alpha, noise = _normal(device, count), torch.rand(count, device=device)
+    shares = torch.full((len(sizes),), 1 / len(sizes), dtype=torch.float64, device=device)
+    options = {"sublayers": True, "hidden": hidden}
+    compared(
+        ours=lambda: ops.hard_concrete(alpha, noise, sizes, shares, **options),
+        baselines={
+            name: lambda outer=outer: baselines.hard_concrete(
+                alpha, noise, sizes, shares, hidden, outer=outer
+            )
+            for name, outer in (("outer product", True), ("means", False))
+        },
+        rounds=9,
+        flops=30 * count,
+        bytes=5 * 4 * count,
+    )

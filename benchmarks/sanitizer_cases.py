@@ -49,6 +49,9 @@ def cases() -> Iterator[Case]:
     # One either side of what a block turns, of a tile and of a part; more than one pass.
     compared = [(2, 31, 257), (3, 129, 40), (265, 1, 2)]
     yield from of("trajectory_distance", compared, _INPUTS, (), ("zeros", "gaps"))
+    yield from of(
+        "hard_concrete", [(3, 0, 257), (2,) * 100], (F32, F64), (), ("sublayers", "hidden", "gaps")
+    )
     yield from of("path_step", [(1, 1), (3, 257), (2, 5000)], (F32, F64), (), ("gaps",))
 
 

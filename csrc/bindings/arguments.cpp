@@ -377,6 +377,46 @@ Call<PathStepArgs> path_step_call(const Tensor& mask, const Tensor& dual, const 
   return call;
 }
 
+Call<HardConcreteArgs> hard_concrete_call(const Tensor& alpha, const Tensor& noise,
+                                          const Tensor& shares, Sizes sizes, bool sublayers,
+                                          int64_t hidden) {
+  const auto sites = static_cast<int64_t>(sizes.size());
+  require(hidden >= 0, "hidden must not be negative");
+  Call<HardConcreteArgs> call;
+  call.sizes = std::move(sizes);
+  call.sizes.push_back(sublayers ? sites : 0);
+  call.sizes.push_back(hidden);
+  const int64_t gates = total(call.sizes);
+  HardConcreteArgs& args = call.args;
+  args.dtype = dtype_of("alpha", alpha, {DType::f32, DType::f64});
+  require_shape("alpha", alpha, {gates});
+  require_shape("noise", noise, {gates});
+  require_type("noise", noise, alpha.scalar_type());
+  require_device("noise", noise, alpha);
+  require_shape("shares", shares, {sites});
+  require_type("shares", shares, ScalarType::Double);
+  require_device("shares", shares, alpha);
+  for (const Tensor& input : {alpha, noise, shares}) {
+    call.inputs.push_back(torch::stable::contiguous(input));
+  }
+  args.alpha = call.inputs[0].const_data_ptr();
+  args.noise = call.inputs[1].const_data_ptr();
+  args.shares = static_cast<const double*>(call.inputs[2].const_data_ptr());
+  args.sites = sites;
+  args.sizes = call.sizes.data();
+  call.outputs = {torch::stable::new_empty(alpha, {gates}),
+                  torch::stable::new_empty(alpha, {gates}),
+                  torch::stable::new_empty(alpha, {sites + 2}, ScalarType::Double),
+                  torch::stable::new_empty(alpha, {}, ScalarType::Double),
+                  torch::stable::new_empty(alpha, {gates})};
+  args.gates = call.outputs[0].mutable_data_ptr();
+  args.slopes = call.outputs[1].mutable_data_ptr();
+  args.open = static_cast<double*>(call.outputs[2].mutable_data_ptr());
+  args.sparsity = static_cast<double*>(call.outputs[3].mutable_data_ptr());
+  args.sparsity_slopes = call.outputs[4].mutable_data_ptr();
+  return call;
+}
+
 void throw_unless_ok(const char* op, Status status) {
   switch (status) {
     case Status::ok:

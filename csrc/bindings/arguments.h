@@ -11,6 +11,7 @@
 #include "../kernels/fisher_outer.h"
 #include "../kernels/gram.h"
 #include "../kernels/greedy_rearrange.h"
+#include "../kernels/hard_concrete.h"
 #include "../kernels/mask_grad.h"
 #include "../kernels/obs_greedy.h"
 #include "../kernels/path_step.h"
@@ -52,6 +53,10 @@ Call<PathStepArgs> path_step_call(const Tensor& mask, const Tensor& dual, const 
                                   const Tensor& crossing, const Tensor& gradient,
                                   const Tensor& threshold, const Tensor& kappa, const Tensor& alpha,
                                   const Tensor& nu, double step);
+
+Call<HardConcreteArgs> hard_concrete_call(const Tensor& alpha, const Tensor& noise,
+                                          const Tensor& shares, Sizes sizes, bool sublayers,
+                                          int64_t hidden);
 
 // Throws what a kernel's status means.
 void throw_unless_ok(const char* op, Status status);

@@ -99,6 +99,17 @@ void path_step(const Tensor& mask, const Tensor& dual, const Tensor& gate, const
              [&](int64_t begin, int64_t end) { return path_step_cpu(call.args, begin, end); });
 }
 
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> hard_concrete(const Tensor& alpha,
+                                                                 const Tensor& noise,
+                                                                 const Tensor& shares,
+                                                                 const Sizes& sizes, bool sublayers,
+                                                                 int64_t hidden) {
+  const auto call = hard_concrete_call(alpha, noise, shares, sizes, sublayers, hidden);
+  throw_unless_ok("hard_concrete", hard_concrete_cpu(call.args));
+  const auto& out = call.outputs;
+  return {out[0], out[1], out[2], out[3], out[4]};
+}
+
 }  // namespace
 }  // namespace fastprune
 
@@ -112,4 +123,5 @@ STABLE_TORCH_LIBRARY_IMPL(fastprune, CPU, m) {
   m.impl("obs_greedy", TORCH_BOX(&fastprune::obs_greedy));
   m.impl("trajectory_distance", TORCH_BOX(&fastprune::trajectory_distance));
   m.impl("path_step", TORCH_BOX(&fastprune::path_step));
+  m.impl("hard_concrete", TORCH_BOX(&fastprune::hard_concrete));
 }

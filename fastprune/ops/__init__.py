@@ -23,6 +23,7 @@ from fastprune.ops.checks import (
     require_shape,
     row_mask,
 )
+from fastprune.ops.gates import DrawnGates, hard_concrete
 from fastprune.ops.host import allocate, budget_search
 from fastprune.ops.loader import native_status
 
@@ -30,12 +31,14 @@ __all__ = [
     "LARGEST_SYSTEM",
     "WIDEST_GROUP",
     "ArgumentError",
+    "DrawnGates",
     "allocate",
     "block_lstsq",
     "budget_search",
     "fisher_outer",
     "gram",
     "greedy_rearrange",
+    "hard_concrete",
     "mask_grad",
     "native_status",
     "obs_greedy",

@@ -67,6 +67,14 @@ def path_step(
     return None
 
 
+def hard_concrete(
+    alpha: Tensor, noise: Tensor, shares: Tensor, sizes: list[int], sublayers: bool, hidden: int
+) -> tuple[Tensor, ...]:
+    of_gates = [alpha.new_empty(alpha.shape) for _ in range(3)]
+    parts = shares.new_empty((len(sizes) + 2,))
+    return of_gates[0], of_gates[1], parts, shares.new_empty(()), of_gates[2]
+
+
 FAKES: dict[str, Callable[..., Any]] = {
     "mask_grad": mask_grad,
     "fisher_outer": fisher_outer,
@@ -77,4 +85,5 @@ FAKES: dict[str, Callable[..., Any]] = {
     "obs_greedy": obs_greedy,
     "trajectory_distance": trajectory_distance,
     "path_step": path_step,
+    "hard_concrete": hard_concrete,
 }

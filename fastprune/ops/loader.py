@@ -113,6 +113,16 @@ def _path_step(
         old.copy_(new)
 
 
+def _hard_concrete(
+    alpha: Tensor, noise: Tensor, shares: Tensor, sizes: list[int], sublayers: bool, hidden: int
+) -> tuple[Tensor, ...]:
+    gates, slopes, mean, sparsity, sparsity_slopes = reference.hard_concrete(
+        alpha, noise, shares, sizes, sublayers, hidden
+    )
+    like = alpha.dtype
+    return gates.to(like), slopes.to(like), mean, sparsity, sparsity_slopes.to(like)
+
+
 _REFERENCES: dict[str, Callable[..., Any]] = {
     "mask_grad": _mask_grad,
     "fisher_outer": _fisher_outer,
@@ -123,6 +133,7 @@ _REFERENCES: dict[str, Callable[..., Any]] = {
     "obs_greedy": _obs_greedy,
     "trajectory_distance": _trajectory_distance,
     "path_step": _path_step,
+    "hard_concrete": _hard_concrete,
 }
 
 

@@ -6,6 +6,8 @@ allocate freely and return float64; shapes are those of the wrappers in ``fastpr
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -199,3 +201,25 @@ def path_step(
         torch.where(excess > 0, k * excess, 0.0),
         torch.where(enters, step + fraction, crossing),
     )
+
+
+def hard_concrete(
+    alpha: Tensor, noise: Tensor, shares: Tensor, sizes: list[int], sublayers: bool, hidden: int
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """A draw of gates and the expected sparsity; see csrc/kernels/hard_concrete.h."""
+    a, u = alpha.double(), noise.clamp(1e-6, 1 - 1e-6).double()
+    s = torch.sigmoid((torch.logit(u) + a) * 1.5)
+    stretched = 1.2 * s - 0.1
+    slopes = (1.8 * s * (1 - s)).where((stretched > 0) & (stretched < 1), 0.0)
+    p = torch.sigmoid(a + math.log(11) / 1.5)
+    sites = len(sizes)
+    parts = p.split([*sizes, sites if sublayers else 0, hidden])
+    mean = torch.stack([part.mean() if len(part) else p.new_ones(()) for part in parts])
+    sublayer = parts[-2] if sublayers else p.new_ones(sites)
+    kept = shares * mean[:sites] * sublayer  # of the weights of each site, before hidden ones go
+    by_unit = shares * sublayer * mean[-1] / torch.tensor(sizes).to(p)
+    weights = [by_unit.repeat_interleave(torch.tensor(sizes, device=p.device))]
+    weights += [shares * mean[:sites] * mean[-1]] if sublayers else []
+    weights += [(kept.sum() / hidden).expand(hidden)] if hidden else []
+    sparsity_slopes = -torch.cat(weights) * p * (1 - p)
+    return stretched.clamp(0, 1), slopes, mean, 1 - mean[-1] * kept.sum(), sparsity_slopes

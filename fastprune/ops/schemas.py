@@ -27,6 +27,10 @@ SCHEMAS = {
         "Tensor gradient, Tensor threshold, Tensor kappa, Tensor alpha, Tensor nu, float step) "
         "-> ()"
     ),
+    "hard_concrete": (
+        "(Tensor alpha, Tensor noise, Tensor shares, int[] sizes, bool sublayers, int hidden) "
+        "-> (Tensor gates, Tensor slopes, Tensor open, Tensor sparsity, Tensor sparsity_slopes)"
+    ),
 }
 
 # Keeps the definitions alive: a Library that is collected takes its operations with it.

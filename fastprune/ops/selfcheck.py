@@ -38,6 +38,7 @@ def self_check(device: torch.device) -> dict[str, float]:
     mask, dual, gate, slope, threshold = (random(2, 33) for _ in range(5))
     never = torch.full((2, 33), float("inf"), dtype=torch.float64, device=device)
     rate = torch.full((2,), 0.5, device=device)
+    shares = torch.tensor([0.25, 0.75], dtype=torch.float64, device=device)
     checks: dict[str, Callable[[], tuple[Tensor, Tensor]]] = {
         "mask_grad": lambda: (
             ops.mask_grad(x, grad, 4, valid=valid),
@@ -79,6 +80,10 @@ def self_check(device: torch.device) -> dict[str, float]:
                 step=0,
             )[0],
             reference.path_step(mask, dual, gate, never, slope, threshold, rate, rate, rate, 0)[0],
+        ),
+        "hard_concrete": lambda: (
+            ops.hard_concrete(gate[0], threshold[0], [3, 9], shares, sublayers=True, hidden=19)[4],
+            reference.hard_concrete(gate[0], threshold[0], shares, [3, 9], True, 19)[4],
         ),
     }
     errors = {}

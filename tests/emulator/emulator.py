@@ -139,6 +139,11 @@ ARGS = {
         dual=c_void_p, gate=c_void_p, crossing=c_void_p, gradient=c_void_p, threshold=c_void_p,
         kappa=c_void_p, alpha=c_void_p, nu=c_void_p,
     ),
+    "hard_concrete": _struct(
+        "HardConcreteArgs", dtype=c_int32, alpha=c_void_p, noise=c_void_p, sites=c_int64,
+        sizes=c_void_p, shares=c_void_p, gates=c_void_p, slopes=c_void_p, open=c_void_p,
+        sparsity=c_void_p, sparsity_slopes=c_void_p,
+    ),
 }  # fmt: skip
 
 
@@ -277,6 +282,17 @@ class Emulator:
             step=step, mask=mask, dual=dual, gate=gate, crossing=crossing, gradient=gradient,
             threshold=threshold, kappa=kappa, alpha=alpha, nu=nu,
         )  # fmt: skip
+
+    def hard_concrete(self, alpha, noise, parts, shares):
+        """`parts` are the sizes of the sites, the number of sublayers' gates, of hidden ones."""
+        gates, slopes, sparsity_slopes = (np.full_like(alpha, np.nan) for _ in range(3))
+        means, sparsity = np.full(len(parts), np.nan), np.full(1, np.nan)
+        self._call(
+            "hard_concrete", dtype=DTYPES[alpha.dtype], alpha=alpha, noise=noise,
+            sites=len(shares), sizes=_sizes(parts), shares=shares, gates=gates, slopes=slopes,
+            open=means, sparsity=sparsity, sparsity_slopes=sparsity_slopes,
+        )  # fmt: skip
+        return gates, slopes, means, sparsity[0], sparsity_slopes
 
 
 def _argument(value: object) -> object:

@@ -4,6 +4,7 @@
 #include "kernels/fisher_outer.h"
 #include "kernels/gram.h"
 #include "kernels/greedy_rearrange.h"
+#include "kernels/hard_concrete.h"
 #include "kernels/mask_grad.h"
 #include "kernels/obs_greedy.h"
 #include "kernels/path_step.h"
@@ -42,6 +43,7 @@ long emulator_skip_barrier(const char* file, unsigned line) {
   long sizeof_##op() { return sizeof(Args); }
 
 FASTPRUNE_ENTRY(path_step, PathStepArgs)
+FASTPRUNE_ENTRY(hard_concrete, HardConcreteArgs)
 FASTPRUNE_ENTRY(tuning_system, TuningSystemArgs)
 FASTPRUNE_ENTRY_WITH_WORKSPACE(fisher_outer, FisherOuterArgs)
 FASTPRUNE_ENTRY_WITH_WORKSPACE(gram, GramArgs)

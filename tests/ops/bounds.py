@@ -7,6 +7,7 @@ Kernels may be better (float64 partial sums), not worse.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -119,6 +120,34 @@ def path_step(
     crossing_bound = torch.full_like(crossing, eps) + 2 * EPS64 * step
     unsure = (exact[1] - threshold.double()).abs() <= dual_bound
     return exact, (mask_bound, dual_bound, gate_bound, crossing_bound), unsure
+
+
+def hard_concrete(
+    alpha: Tensor, noise: Tensor, sizes: list[int], shares: Tensor, sublayers: bool, hidden: int
+) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...], Tensor]:
+    """A draw and the sparsity with their bounds, and which gates are clipped within rounding only.
+
+    An exponential is off by two eps of itself, all else by half of one. So ``y`` is off by 3.5 and
+    its power 3/2 by 6.3; ``s`` by a quarter of that and one more, 2.6; what is stretched from it by
+    no more than 5, and the slope by no more than 7. p is off by 4 eps of itself.
+    """
+    exact = reference.hard_concrete(alpha, noise, shares, sizes, sublayers, hidden)
+    eps = torch.finfo(alpha.dtype).eps
+    p = torch.sigmoid(alpha.double() + math.log(11) / 1.5)
+    spread = p * (1 - p)
+    relative = 4 * eps + len(alpha) * EPS64
+    gates, slopes, mean, sparsity, sparsity_slopes = exact
+    limits = (
+        torch.full_like(gates, 5 * eps),
+        torch.full_like(slopes, 7 * eps),
+        relative * mean,
+        torch.full_like(sparsity, 3.2 * relative),
+        # A product of up to four factors, one of which is p (1 - p), off by 5 eps.
+        sparsity_slopes.abs() * (3.2 * relative + 2 * eps + 5 * eps / spread),
+    )
+    s = torch.sigmoid((torch.logit(noise.clamp(1e-6, 1 - 1e-6).double()) + alpha.double()) * 1.5)
+    unsure = torch.minimum((1.2 * s - 0.1).abs(), (1.2 * s - 1.1).abs()) <= 5 * eps
+    return exact, limits, unsure
 
 
 def obs_sites(

@@ -203,6 +203,24 @@ def _path_step(case: Case, g: torch.Generator) -> dict[str, Any]:
     }
 
 
+def _hard_concrete(case: Case, g: torch.Generator) -> dict[str, Any]:
+    """Units of each site; traits "sublayers" and "hidden": with gates of these kinds, too."""
+    sizes, hidden = list(case.extents), 33 if "hidden" in case.traits else 0
+    sublayers = "sublayers" in case.traits
+    gates = sum(sizes) + (len(sizes) if sublayers else 0) + hidden
+    noise = torch.rand(gates, generator=g, dtype=F64)
+    noise[::7], noise[3::7] = 0.0, 1.0
+    shares = torch.rand(len(sizes), generator=g, dtype=F64)
+    return {
+        "alpha": _laid_out((6 * torch.randn(gates, generator=g)).to(case.dtype), case.traits),
+        "noise": _laid_out(noise.to(case.dtype), case.traits),
+        "sizes": sizes,
+        "shares": shares / shares.sum(),
+        "sublayers": sublayers,
+        "hidden": hidden,
+    }
+
+
 _MAKERS = {
     "mask_grad": _mask_grad,
     "fisher_outer": _fisher_outer,
@@ -213,6 +231,7 @@ _MAKERS = {
     "obs_greedy": _obs_greedy,
     "trajectory_distance": _trajectory_distance,
     "path_step": _path_step,
+    "hard_concrete": _hard_concrete,
 }
 
 
@@ -322,5 +341,13 @@ CASES = [
         [(0, 5), (3, 0), (1, 1), (2, 7), (1, 255), (3, 257), (2, 1023), (2, 1024), (5, 2049)],
         (F32, F64),
         ((), ("gaps",), ("transposed",)),
+    ),
+    # One off the chunks (1024) and the blocks (256) that gates are cut into, and more than a launch
+    # takes (96).
+    *_cases(
+        "hard_concrete",
+        [(0,), (1,), (3, 0, 7), (12, 1023, 12, 1025), (255, 256, 257, 2049), (2,) * 100],
+        (F32, F64),
+        ((), ("sublayers",), ("hidden",), ("sublayers", "hidden", "gaps")),
     ),
 ]

@@ -36,6 +36,10 @@ results = [
     ),
     *ops.obs_greedy(torch.eye(4).flatten(), x[0, :4], [2], [2]),
     ops.trajectory_distance(x, x[0]),
+    *ops.hard_concrete(
+        x[0, 0], torch.linspace(0, 1, 6), [2, 1], torch.full((2,), 0.5, dtype=torch.float64),
+        sublayers=True, hidden=1,
+    ),
     torch.tensor(heads),
     torch.tensor(filters),
     torch.tensor(chosen),

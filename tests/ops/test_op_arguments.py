@@ -27,6 +27,18 @@ def _learning(values: torch.Tensor) -> torch.Tensor:
     return values.clone().requires_grad_()
 
 
+def _draw(**other: Any) -> Any:
+    """A draw of three gates and one of a sublayer, with something in another's place."""
+    given = {
+        "alpha": torch.zeros(4),
+        "noise": torch.zeros(4),
+        "sizes": [3],
+        "shares": torch.ones(1, dtype=torch.float64),
+        "sublayers": True,
+    }
+    return ops.hard_concrete(**{**given, **other})
+
+
 BAD: list[tuple[str, Callable[[], Any], str]] = [
     ("dtype", lambda: ops.mask_grad(X.double(), X.double(), 2), "x must be float32"),
     ("mixed dtypes", lambda: ops.mask_grad(X, X.half(), 2), "grad must be float32"),
@@ -104,6 +116,13 @@ BAD: list[tuple[str, Callable[[], Any], str]] = [
         lambda: ops.obs_greedy(torch.ones(4).double(), torch.ones(2, 3), [2], [1]),
         "weight must be float64",
     ),
+    ("gates", lambda: _draw(sizes=[4]), "alpha must have shape [5], not [4]"),
+    ("no gates", lambda: _draw(sizes=[]), "sizes must name one site at least"),
+    ("no hidden size", lambda: _draw(hidden=-1), "hidden must not be negative: -1"),
+    ("half gates", lambda: _draw(alpha=torch.zeros(4).half()), "alpha must be float32, float64"),
+    ("mixed noise", lambda: _draw(noise=torch.zeros(4).double()), "noise must be float32"),
+    ("single shares", lambda: _draw(shares=torch.ones(1)), "shares must be float64"),
+    ("more shares", lambda: _draw(shares=torch.ones(2).double()), "shares must have shape [1]"),
     ("flat masks", lambda: _step(mask=X[0, 0]), "mask must be [paths, units], not [8]"),
     ("half masks", lambda: _step(mask=X[0].half()), "mask must be float32, float64"),
     ("a short dual", lambda: _step(dual=X[0, :2]), "dual must have shape [3, 8]"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 
 import bounds
@@ -12,6 +13,9 @@ from torch import Tensor
 
 from fastprune import ops
 from fastprune.ops import reference
+
+LN100 = math.log(100)
+"""What CoFi clamps alpha at."""
 
 
 def _of(*names: str) -> pytest.MarkDecorator:
@@ -133,6 +137,78 @@ def test_path_step(case: Case, device: torch.device) -> None:
     _assert_within(crossing[both], expected[both], limits[3][both])
 
 
+@_of("hard_concrete")
+def test_hard_concrete(case: Case, device: torch.device) -> None:
+    arguments = case.arguments(device)
+    drawn = ops.hard_concrete(**arguments)
+    exact, limits, unsure = bounds.hard_concrete(**arguments)
+    assert [x.dtype for x in drawn] == [
+        *[case.dtype] * 2, torch.float64, torch.float64, case.dtype,
+    ]  # fmt: skip
+    for found, expected, bound in zip(drawn, exact, limits, strict=True):
+        if found is drawn.slopes:
+            found, expected, bound = found[~unsure], expected[~unsure], bound[~unsure]
+        _assert_within(found, expected, bound)
+    if drawn.gates.numel() > 1000:  # the case has something to say: open, closed and in between
+        counts = [(drawn.gates == end).sum() for end in (0, 1)]
+        assert min(*counts, drawn.gates.numel() - sum(counts)) > 50
+
+
+def test_hard_concrete_against_the_published_form(device: torch.device) -> None:
+    """CoFi's sparsity over the outer product of hidden and other gates, differentiated by torch;
+    gates by the definition of their distribution."""
+    case = Case("hard_concrete", (4, 31, 4, 29), torch.float64, ("sublayers", "hidden"))
+    given = case.arguments(device)
+    drawn = ops.hard_concrete(**given)
+    alpha = given["alpha"].clone().requires_grad_()
+    noise = given["noise"].clamp(1e-6, 1 - 1e-6)
+    s = torch.sigmoid((noise.log() - (-noise).log1p() + alpha) / (2 / 3))
+    gates = (s * (1.1 + 0.1) - 0.1).clamp(0, 1)
+    # P(gate > 0) from the distribution function at 0.
+    open_ = 1 - torch.sigmoid(2 / 3 * math.log(0.1 / 1.1) - alpha)
+    *units, sublayers, hidden = open_.split([*given["sizes"], 4, 33])
+    kept = sum(
+        torch.outer(hidden, share / 33 * sublayer * part / len(part)).sum()
+        for share, sublayer, part in zip(given["shares"], sublayers, units, strict=True)
+    )
+    torch.testing.assert_close(drawn.gates, gates.detach(), rtol=1e-12, atol=1e-14)
+    torch.testing.assert_close(drawn.sparsity, (1 - kept).detach(), rtol=1e-12, atol=1e-14)
+    (slopes,) = torch.autograd.grad(gates.sum(), alpha, retain_graph=True)
+    (sparsity_slopes,) = torch.autograd.grad(1 - kept, alpha)
+    torch.testing.assert_close(drawn.slopes, slopes, rtol=1e-9, atol=1e-14)
+    torch.testing.assert_close(drawn.sparsity_slopes, sparsity_slopes, rtol=1e-9, atol=1e-16)
+
+
+def test_hard_concrete_has_the_published_values(device: torch.device) -> None:
+    """Of the released CoFi: probabilities, stretched values, and the sparsity at fresh gates."""
+
+    def drawn(alpha: float, u: float) -> ops.DrawnGates:
+        one = torch.ones(1, dtype=torch.float64, device=device)
+        return ops.hard_concrete(alpha * one, u * one, [1], one)
+
+    for alpha, p in ((0.0, 0.83182), (1.0, 0.93077), (LN100, 0.99798), (-LN100, 0.04713)):
+        assert float(drawn(alpha, 0.5).open[0]) == pytest.approx(p, abs=5e-6)
+    assert [float(drawn(0.0, u).gates) for u in (0.1, 0.5, 0.9)] == pytest.approx([0, 0.5, 1])
+    # BERT-base: heads of 196,864 weights and biases, filters of 1,536 weights. Their share is of
+    # all of these and the biases of FFNs, which no gate removes.
+    sizes, weights = [12, 3072] * 12, [12 * 196864.0, 3072 * 1536.0] * 12
+    shares = torch.tensor(weights, dtype=torch.float64, device=device)
+    gated = sum(weights) / 85_017_600
+    for filters, others, expected in (
+        (0.0, 10.0, 0.1126),
+        (0.0, LN100, 0.1168),
+        (-LN100, -LN100, 0.999895),
+    ):
+        parts = [torch.full((n,), filters if n == 3072 else others) for n in sizes]
+        alpha = torch.cat([*parts, torch.full((24 + 768,), others)]).double().to(device)
+        found = ops.hard_concrete(
+            alpha, alpha * 0 + 0.5, sizes, shares / shares.sum(), sublayers=True, hidden=768
+        )
+        sparsity = 1 - gated * (1 - float(found.sparsity))
+        digits = len(str(expected)) - 2
+        assert sparsity == pytest.approx(expected, abs=0.6 * 10.0**-digits)
+
+
 _OPCHECK_CASES = [
     Case("mask_grad", (2, 5, 3, 4), traits=("valid",)),
     Case("mask_grad", (2, 5, 3, 4), torch.bfloat16, ("packed",)),
@@ -145,6 +221,7 @@ _OPCHECK_CASES = [
     Case("obs_greedy", (2, 3, 5, 4, 1), torch.float64),
     Case("trajectory_distance", (2, 5, 3)),
     Case("path_step", (2, 5), torch.float64),
+    Case("hard_concrete", (2, 5), torch.float64, ("sublayers", "hidden")),
 ]
 
 
@@ -160,6 +237,9 @@ def test_opcheck(case: Case, device: torch.device) -> None:
         "block_lstsq": lambda: (a["systems"], a["rhs"], a["sizes"], a["damping"]),
         "obs_greedy": lambda: (a["inverse"], a["weight"], a["sizes"], a["groups"]),
         "trajectory_distance": lambda: (ops.trajectory_distance(**a), a["features"], a["teacher"]),
+        "hard_concrete": lambda: tuple(
+            a[name] for name in ("alpha", "noise", "shares", "sizes", "sublayers", "hidden")
+        ),
         "path_step": lambda: tuple(
             a[name]
             for name in (
