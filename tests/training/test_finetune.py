@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -32,6 +33,23 @@ def pruned(family="bert", data=None, **options):
 @pytest.fixture
 def samples():
     return text_samples("classification", 16)
+
+
+@contextmanager
+def interrupted(monkeypatch, steps):
+    """The user loses patience after so many steps."""
+    step, taken = torch.optim.AdamW.step, []
+
+    def failing(self, closure=None):
+        if len(taken) == steps:
+            raise KeyboardInterrupt
+        taken.append(1)
+        return step(self, closure)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.optim.AdamW, "step", failing)
+        with pytest.raises(KeyboardInterrupt):
+            yield
 
 
 def test_it_learns_and_keeps_what_was_removed_removed(samples, tmp_path):
@@ -87,19 +105,9 @@ def test_an_interrupted_one_goes_on_as_if_nothing_had_happened(samples, tmp_path
     options = {"save_every": 3, **FAST}
     source = fastprune.load_pretrained(tmp_path / "model")
     whole = finetune(source, samples, tmp_path / "whole", **options)
-    step, taken = torch.optim.AdamW.step, []
-
-    def failing(self, closure=None):
-        if len(taken) == 8:
-            raise KeyboardInterrupt
-        taken.append(1)
-        return step(self, closure)
-
-    monkeypatch.setattr(torch.optim.AdamW, "step", failing)
     source = fastprune.load_pretrained(tmp_path / "model")
-    with pytest.raises(KeyboardInterrupt):
+    with interrupted(monkeypatch, 8):
         finetune(source, samples, tmp_path / "out", **options)
-    monkeypatch.undo()
     assert not (tmp_path / "out").exists()
     source = fastprune.load_pretrained(tmp_path / "model")
     again = finetune(source, samples, tmp_path / "out", resume=True, **options)
@@ -122,18 +130,8 @@ def test_a_damaged_checkpoint_is_passed_over(samples, tmp_path, monkeypatch, fil
     model = pruned(data=samples)
     options = {**FAST, "epochs": 1, "save_every": 1}
     whole = finetune(copy.deepcopy(model), samples, tmp_path / "whole", **options)
-    step, taken = torch.optim.AdamW.step, []
-
-    def failing(self, closure=None):
-        if len(taken) == 3:
-            raise KeyboardInterrupt
-        taken.append(1)
-        return step(self, closure)
-
-    monkeypatch.setattr(torch.optim.AdamW, "step", failing)
-    with pytest.raises(KeyboardInterrupt):
+    with interrupted(monkeypatch, 3):
         finetune(copy.deepcopy(model), samples, tmp_path / "out", **options)
-    monkeypatch.undo()
     damage(tmp_path / "out.checkpoints" / "checkpoint-3" / file)
     with pytest.warns(RuntimeWarning, match="checkpoint-3 is damaged"):
         again = finetune(model, samples, tmp_path / "out", resume=True, **options)
