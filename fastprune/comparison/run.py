@@ -144,7 +144,9 @@ def run_comparison(
             group.first(partial(check_out, out, replace=overwrite or resume, keep=sources))
             if group.rank == 0:
                 stack.enter_context(held(out))
-            earlier = group.first(partial(read_trials, out)) if resume else []
+            if resume:
+                earlier = group.first(partial(read_trials, out))
+                _check_kept(earlier, every, seeds, out)
         found = Comparison((), {}, out)
         for run in runs:
             prepared = prepare(model, data, run, eval_data=eval_data, tokenizer=tokenizer)
@@ -159,6 +161,23 @@ def run_comparison(
         if out is not None:
             group.first(partial(write_summaries, found, out))
     return found
+
+
+def _check_kept(
+    earlier: Sequence[Trial], ways: Sequence[Way], seeds: Sequence[int], out: Path
+) -> None:
+    """Refuse to write a comparison without trials that took their time to get.
+
+    Raises:
+        FastpruneError: naming them.
+    """
+    lost = [trial for trial in earlier if trial.way not in ways or trial.seed not in seeds]
+    if lost:
+        names = "; ".join(dict.fromkeys(f"{trial.way}, seed {trial.seed}" for trial in lost))
+        raise FastpruneError(
+            f"{out} also holds {names}, which this comparison leaves out; ask for them again, or "
+            "choose another --out"
+        )
 
 
 def _once(seeds: Iterable[int]) -> list[int]:

@@ -232,3 +232,18 @@ def test_the_command(bert, tokenizer, tmp_path):
     run = CliRunner().invoke(main, [*map(str, arguments), "--json", "--resume"])
     assert run.exit_code == 0, run.output
     assert len(json.loads(run.output)["rows"]) == 3
+
+
+def test_going_on_loses_nothing(compare, tmp_path):
+    out = tmp_path / "out"
+    compare(methods=["fisher"], tunes=["none", "weights"], seeds=(0, 1), out=out)
+    before = (out / "comparison.json").read_bytes()
+    for fewer, lost in (
+        ({"tunes": ["none"]}, "fisher, weights, seed 0; fisher, weights, seed 1"),
+        ({"methods": ["random"]}, "fisher, none, seed 0"),
+        ({"seeds": (0,)}, "fisher, none, seed 1"),
+    ):
+        given = {"methods": ["fisher"], "tunes": ["none", "weights"], "seeds": (0, 1), **fewer}
+        with pytest.raises(FastpruneError, match=f"also holds .*{lost}"):
+            compare(**given, out=out, resume=True)
+        assert (out / "comparison.json").read_bytes() == before
