@@ -15,10 +15,10 @@ from fastprune.settings import Settings
 # default method and for the diagonal Fisher; the original algorithm's own accuracies; and the masks
 # it keeps, per layer.
 LEAST = {
-    "obs": {0.7: 0.891, 0.5: 0.887, 0.3: 0.880, 0.25: 0.870},
-    "fisher": {0.7: 0.889, 0.5: 0.887, 0.3: 0.868},
+    "obs": {0.7: 0.891, 0.5: 0.887, 0.4: 0.886, 0.3: 0.880, 0.25: 0.870},
+    "fisher": {0.7: 0.889, 0.5: 0.887, 0.4: 0.880, 0.3: 0.868},
 }
-ORIGINAL = {0.5: 0.8658, 0.3: 0.8154}
+ORIGINAL = {0.7: 0.8911, 0.5: 0.8658, 0.4: 0.8498, 0.3: 0.8154}
 ORIGINAL_UNITS = {
     0.5: {"heads": [11, 9, 9, 7, 3, 6], "filters": [1398, 1291, 917, 316, 86, 5]},
     0.3: {"heads": [7, 5, 6, 3, 0, 3], "filters": [997, 860, 580, 137, 30, 2]},
@@ -50,7 +50,7 @@ def test_accuracy_with_weights_re_solved(pruned):
 
 def test_scales_are_no_worse_than_the_original(sst2):
     # Not at 0.7, where the target is missed by one sentence of 872: see the README.
-    for budget, result in prune(sst2, ORIGINAL, method="fisher", tune="scale").items():
+    for budget, result in prune(sst2, (0.5, 0.4, 0.3), method="fisher", tune="scale").items():
         assert result.report.score.pruned >= ORIGINAL[budget], budget
 
 
@@ -73,6 +73,7 @@ def test_the_saved_model_scores_the_same_in_another_process(pruned, sst2, tmp_pa
 
 def test_strict_parity_keeps_the_masks_and_the_accuracy_of_the_original(sst2):
     results = prune(sst2, ORIGINAL, preset="kwon2022", max_length=64, seq_len=25)
+    for budget, units in ORIGINAL_UNITS.items():
+        assert results[budget].report.units == units
     for budget, result in results.items():
-        assert result.report.units == ORIGINAL_UNITS[budget]
         assert result.report.score.pruned == pytest.approx(ORIGINAL[budget], abs=0.012)

@@ -103,10 +103,13 @@ def _is_whole(checkpoint: Path) -> bool:
         for path in weights:
             with safe_open(path, "pt"):  # looks at the length, too
                 pass
-        damaged = [zipfile.ZipFile(checkpoint / name).testzip() for name in _STATES]
+        for name in _STATES:
+            with zipfile.ZipFile(checkpoint / name) as archive:
+                if archive.testzip() is not None:
+                    return False
     except (OSError, ValueError, SafetensorError, zipfile.BadZipFile):
         return False
-    return bool(weights) and not any(damaged)
+    return bool(weights)
 
 
 def _read(record: Path) -> str:

@@ -142,18 +142,17 @@ def finetune(
     }
     last = claim(checkpoints, fingerprint(of_what), resume=resume)
     with gone_if_empty(checkpoints):
-        before = score()
-    start = time.perf_counter()
-    with gone_if_empty(checkpoints), cache_off(trained), full_precision(trained):
-        trainer = make_trainer(
-            trained,
-            learned_from,
-            training,
-            checkpoints,
-            score=None if held_out is None else partial(_number, score),
-            greater_is_better=score.name not in LOWER_IS_BETTER,
-        )
-        run(trainer, checkpoints, last)
+        before, start = score(), time.perf_counter()
+        with cache_off(trained), full_precision(trained):
+            trainer = make_trainer(
+                trained,
+                learned_from,
+                training,
+                checkpoints,
+                score=None if held_out is None else partial(_number, score),
+                greater_is_better=score.name not in LOWER_IS_BETTER,
+            )
+            run(trainer, checkpoints, last)
     check_finite(trained)  # once more: rounding to float16 may overflow
     trained.eval()
     seconds = time.perf_counter() - start

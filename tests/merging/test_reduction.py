@@ -145,12 +145,16 @@ def test_copies_are_independent():
     assert torch.equal(logits(model), reduced)
 
 
-def test_another_threads_pass_is_refused():
-    """Tokens of one pass must not be weighed by the sizes of another."""
+def in_the_middle():
+    """A reduced model, images for it, and a block that sees merged tokens."""
     model = tiny("vit", patch_size=2).float()
     reduce_(model, [17, 12, 9])
-    images = torch.randn(2, 3, 8, 8)
-    block = model.get_submodule(anatomy(model).blocks[1])
+    return model, torch.randn(2, 3, 8, 8), model.get_submodule(anatomy(model).blocks[1])
+
+
+def test_another_threads_pass_is_refused():
+    """Tokens of one pass must not be weighed by the sizes of another."""
+    model, images, block = in_the_middle()
 
     def interfere(*_):
         hook.remove()
@@ -166,10 +170,7 @@ def test_another_threads_pass_is_refused():
 
 def test_copies_of_a_pass_that_failed():
     """Tokens' sizes that are being differentiated would not let themselves be copied."""
-    model = tiny("vit", patch_size=2).float()
-    reduce_(model, [17, 12, 9])
-    images = torch.randn(2, 3, 8, 8)
-    block = model.get_submodule(anatomy(model).blocks[1])
+    model, images, block = in_the_middle()
 
     def fail(*_):
         raise RuntimeError("in the middle")
