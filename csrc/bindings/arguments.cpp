@@ -76,6 +76,16 @@ const int64_t* indices(const char* name, const Tensor& tensor, const Tensor& lik
   return static_cast<const int64_t*>(tensor.const_data_ptr());
 }
 
+// A checked input of the type of `like`, contiguous and kept alive in `inputs`.
+const void* dense(std::vector<Tensor>& inputs, const char* name, const Tensor& tensor,
+                  std::initializer_list<int64_t> shape, const Tensor& like) {
+  require_shape(name, tensor, shape);
+  require_type(name, tensor, like.scalar_type());
+  require_device(name, tensor, like);
+  inputs.push_back(torch::stable::contiguous(tensor));
+  return inputs.back().const_data_ptr();
+}
+
 int64_t total(const Sizes& sizes) {
   for (int64_t size : sizes) require(size >= 0, "sizes must not be negative");
   return std::accumulate(sizes.begin(), sizes.end(), int64_t{0});
@@ -414,6 +424,63 @@ Call<HardConcreteArgs> hard_concrete_call(const Tensor& alpha, const Tensor& noi
   args.open = static_cast<double*>(call.outputs[2].mutable_data_ptr());
   args.sparsity = static_cast<double*>(call.outputs[3].mutable_data_ptr());
   args.sparsity_slopes = call.outputs[4].mutable_data_ptr();
+  return call;
+}
+
+namespace {
+
+// What both directions of masked_norm take.
+template <class Args>
+Call<Args> norm_call(const Tensor& x, const Tensor& weight, const OptionalTensor& bias,
+                     const Tensor& gate, bool centered) {
+  require(x.dim() == 2, "x must be [rows, width]");
+  Call<Args> call;
+  Args& args = call.args;
+  args.dtype = dtype_of("x", x, {DType::f32, DType::f64});
+  args.centered = centered;
+  args.rows = x.size(0);
+  args.width = x.size(1);
+  args.x = dense(call.inputs, "x", x, {args.rows, args.width}, x);
+  args.weight = dense(call.inputs, "weight", weight, {args.width}, x);
+  args.bias = bias ? dense(call.inputs, "bias", *bias, {args.width}, x) : nullptr;
+  args.gate = dense(call.inputs, "gate", gate, {args.width}, x);
+  return call;
+}
+
+}  // namespace
+
+Call<MaskedNormArgs> masked_norm_call(const Tensor& x, const Tensor& weight,
+                                      const OptionalTensor& bias, const Tensor& gate, double eps,
+                                      bool centered) {
+  require(eps >= 0, "eps must not be negative");
+  auto call = norm_call<MaskedNormArgs>(x, weight, bias, gate, centered);
+  MaskedNormArgs& args = call.args;
+  args.eps = eps;
+  call.outputs = {torch::stable::new_empty(x, {args.rows, args.width}),
+                  torch::stable::new_empty(x, {args.rows}),
+                  torch::stable::new_empty(x, {args.rows})};
+  args.y = call.outputs[0].mutable_data_ptr();
+  args.mean = call.outputs[1].mutable_data_ptr();
+  args.rstd = call.outputs[2].mutable_data_ptr();
+  return call;
+}
+
+Call<MaskedNormBackwardArgs> masked_norm_backward_call(const Tensor& dy, const Tensor& x,
+                                                       const Tensor& weight,
+                                                       const OptionalTensor& bias,
+                                                       const Tensor& gate, const Tensor& mean,
+                                                       const Tensor& rstd, bool centered) {
+  auto call = norm_call<MaskedNormBackwardArgs>(x, weight, bias, gate, centered);
+  MaskedNormBackwardArgs& args = call.args;
+  args.dy = dense(call.inputs, "dy", dy, {args.rows, args.width}, x);
+  args.mean = dense(call.inputs, "mean", mean, {args.rows}, x);
+  args.rstd = dense(call.inputs, "rstd", rstd, {args.rows}, x);
+  call.outputs = {torch::stable::new_empty(x, {args.rows, args.width})};
+  for (int i = 0; i < 3; ++i) call.outputs.push_back(torch::stable::new_empty(x, {args.width}));
+  args.dx = call.outputs[0].mutable_data_ptr();
+  args.dweight = call.outputs[1].mutable_data_ptr();
+  args.dbias = call.outputs[2].mutable_data_ptr();
+  args.dgate = call.outputs[3].mutable_data_ptr();
   return call;
 }
 

@@ -13,6 +13,7 @@
 #include "../kernels/greedy_rearrange.h"
 #include "../kernels/hard_concrete.h"
 #include "../kernels/mask_grad.h"
+#include "../kernels/masked_norm.h"
 #include "../kernels/obs_greedy.h"
 #include "../kernels/path_step.h"
 #include "../kernels/trajectory_distance.h"
@@ -57,6 +58,15 @@ Call<PathStepArgs> path_step_call(const Tensor& mask, const Tensor& dual, const 
 Call<HardConcreteArgs> hard_concrete_call(const Tensor& alpha, const Tensor& noise,
                                           const Tensor& shares, Sizes sizes, bool sublayers,
                                           int64_t hidden);
+
+Call<MaskedNormArgs> masked_norm_call(const Tensor& x, const Tensor& weight,
+                                      const OptionalTensor& bias, const Tensor& gate, double eps,
+                                      bool centered);
+Call<MaskedNormBackwardArgs> masked_norm_backward_call(const Tensor& dy, const Tensor& x,
+                                                       const Tensor& weight,
+                                                       const OptionalTensor& bias,
+                                                       const Tensor& gate, const Tensor& mean,
+                                                       const Tensor& rstd, bool centered);
 
 // Throws what a kernel's status means.
 void throw_unless_ok(const char* op, Status status);

@@ -131,6 +131,26 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> hard_concrete(const Tensor& a
   return {out[0], out[1], out[2], out[3], out[4]};
 }
 
+std::tuple<Tensor, Tensor, Tensor> masked_norm(const Tensor& x, const Tensor& weight,
+                                               const OptionalTensor& bias, const Tensor& gate,
+                                               double eps, bool centered) {
+  const auto call = masked_norm_call(x, weight, bias, gate, eps, centered);
+  launch_on("masked_norm", x, [&](Stream stream) { return masked_norm_cuda(call.args, stream); });
+  return {call.outputs[0], call.outputs[1], call.outputs[2]};
+}
+
+std::tuple<Tensor, Tensor, Tensor, Tensor> masked_norm_backward(
+    const Tensor& dy, const Tensor& x, const Tensor& weight, const OptionalTensor& bias,
+    const Tensor& gate, const Tensor& mean, const Tensor& rstd, bool centered) {
+  const auto call = masked_norm_backward_call(dy, x, weight, bias, gate, mean, rstd, centered);
+  const Tensor workspace = scratch(x, masked_norm_backward_workspace(call.args));
+  launch_on("masked_norm_backward", x, [&](Stream stream) {
+    return masked_norm_backward_cuda(call.args, workspace.mutable_data_ptr(), stream);
+  });
+  const auto& out = call.outputs;
+  return {out[0], out[1], out[2], out[3]};
+}
+
 }  // namespace
 }  // namespace fastprune
 
@@ -145,4 +165,6 @@ STABLE_TORCH_LIBRARY_IMPL(fastprune, CUDA, m) {
   m.impl("trajectory_distance", TORCH_BOX(&fastprune::trajectory_distance));
   m.impl("path_step", TORCH_BOX(&fastprune::path_step));
   m.impl("hard_concrete", TORCH_BOX(&fastprune::hard_concrete));
+  m.impl("masked_norm", TORCH_BOX(&fastprune::masked_norm));
+  m.impl("masked_norm_backward", TORCH_BOX(&fastprune::masked_norm_backward));
 }

@@ -2,7 +2,8 @@
 
 Each function checks its arguments, allocates the result and calls ``torch.ops.fastprune.*``, where
 the dispatcher picks the kernel by device. Statistics accumulate in float32 or better whatever the
-input type, results repeat bitwise on one machine, and no operation has a derivative.
+input type, results repeat bitwise on one machine, and no operation has a derivative but
+:func:`normalise_kept`, which is :func:`masked_norm` with its own.
 """
 
 from __future__ import annotations
@@ -26,12 +27,21 @@ from fastprune.ops.checks import (
 from fastprune.ops.gates import DrawnGates, hard_concrete
 from fastprune.ops.host import allocate, budget_search
 from fastprune.ops.loader import native_status
+from fastprune.ops.norms import (
+    MaskedNorm,
+    MaskedNormGradients,
+    masked_norm,
+    masked_norm_backward,
+    normalise_kept,
+)
 
 __all__ = [
     "LARGEST_SYSTEM",
     "WIDEST_GROUP",
     "ArgumentError",
     "DrawnGates",
+    "MaskedNorm",
+    "MaskedNormGradients",
     "allocate",
     "block_lstsq",
     "budget_search",
@@ -40,7 +50,10 @@ __all__ = [
     "greedy_rearrange",
     "hard_concrete",
     "mask_grad",
+    "masked_norm",
+    "masked_norm_backward",
     "native_status",
+    "normalise_kept",
     "obs_greedy",
     "path_step",
     "trajectory_distance",

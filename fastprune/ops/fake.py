@@ -75,6 +75,25 @@ def hard_concrete(
     return of_gates[0], of_gates[1], parts, shares.new_empty(()), of_gates[2]
 
 
+def masked_norm(
+    x: Tensor, weight: Tensor, bias: Tensor | None, gate: Tensor, eps: float, centered: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    return x.new_empty(x.shape), x.new_empty(x.shape[:1]), x.new_empty(x.shape[:1])
+
+
+def masked_norm_backward(
+    dy: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    gate: Tensor,
+    mean: Tensor,
+    rstd: Tensor,
+    centered: bool,
+) -> tuple[Tensor, ...]:
+    return x.new_empty(x.shape), *(x.new_empty(x.shape[1:]) for _ in range(3))
+
+
 FAKES: dict[str, Callable[..., Any]] = {
     "mask_grad": mask_grad,
     "fisher_outer": fisher_outer,
@@ -86,4 +105,6 @@ FAKES: dict[str, Callable[..., Any]] = {
     "trajectory_distance": trajectory_distance,
     "path_step": path_step,
     "hard_concrete": hard_concrete,
+    "masked_norm": masked_norm,
+    "masked_norm_backward": masked_norm_backward,
 }

@@ -123,6 +123,14 @@ def _hard_concrete(
     return gates.to(like), slopes.to(like), mean, sparsity, sparsity_slopes.to(like)
 
 
+def _masked_norm(x: Tensor, *inputs: Any) -> tuple[Tensor, ...]:
+    return tuple(found.to(x.dtype) for found in reference.masked_norm(x, *inputs))
+
+
+def _masked_norm_backward(dy: Tensor, *inputs: Any) -> tuple[Tensor, ...]:
+    return tuple(found.to(dy.dtype) for found in reference.masked_norm_backward(dy, *inputs))
+
+
 _REFERENCES: dict[str, Callable[..., Any]] = {
     "mask_grad": _mask_grad,
     "fisher_outer": _fisher_outer,
@@ -134,6 +142,8 @@ _REFERENCES: dict[str, Callable[..., Any]] = {
     "trajectory_distance": _trajectory_distance,
     "path_step": _path_step,
     "hard_concrete": _hard_concrete,
+    "masked_norm": _masked_norm,
+    "masked_norm_backward": _masked_norm_backward,
 }
 
 

@@ -223,3 +223,44 @@ def hard_concrete(
     weights += [(kept.sum() / hidden).expand(hidden)] if hidden else []
     sparsity_slopes = -torch.cat(weights) * p * (1 - p)
     return stretched.clamp(0, 1), slopes, mean, 1 - mean[-1] * kept.sum(), sparsity_slopes
+
+
+def masked_norm(
+    x: Tensor, weight: Tensor, bias: Tensor | None, gate: Tensor, eps: float, centered: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Rows over their kept dimensions, mean and 1 / deviation; see csrc/kernels/masked_norm.h."""
+    kept = gate != 0
+    count = kept.sum().clamp(min=1)
+    inside = x.double().where(kept, 0.0)
+    mean = inside.sum(1) / count if centered else inside.new_zeros(len(x))
+    deviation = (inside - mean[:, None]).where(kept, 0.0)
+    variance = deviation.square().sum(1) / count
+    rstd = (1 / (variance + eps).sqrt()).where(kept.any(), 0.0)
+    shift = 0.0 if bias is None else bias.double()
+    y = gate.double() * (weight.double() * deviation * rstd[:, None] + shift)
+    return y.where(kept, 0.0), mean, rstd
+
+
+def masked_norm_backward(
+    dy: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    gate: Tensor,
+    mean: Tensor,
+    rstd: Tensor,
+    centered: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Derivatives by x, weight, bias and gate; see csrc/kernels/masked_norm.h."""
+    kept, scale, r = gate != 0, gate.double(), rstd.double()[:, None]
+    count = kept.sum().clamp(min=1)
+    d = dy.double().where(kept, 0.0)
+    h = ((x.double() - mean.double()[:, None]) * r).where(kept, 0.0)
+    w = weight.double().where(kept, 0.0)
+    b = torch.zeros_like(w) if bias is None else bias.double().where(kept, 0.0)
+    g = d * scale * w
+    common = g.sum(1, keepdim=True) / count if centered else 0.0
+    dx = r * (g - common - h * (g * h).sum(1, keepdim=True) / count)
+    sum_d, sum_dh = d.sum(0), (d * h).sum(0)
+    dbias = torch.zeros_like(w) if bias is None else scale * sum_d
+    return dx.where(kept, 0.0), scale * sum_dh, dbias, w * sum_dh + b * sum_d

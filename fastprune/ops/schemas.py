@@ -31,6 +31,14 @@ SCHEMAS = {
         "(Tensor alpha, Tensor noise, Tensor shares, int[] sizes, bool sublayers, int hidden) "
         "-> (Tensor gates, Tensor slopes, Tensor open, Tensor sparsity, Tensor sparsity_slopes)"
     ),
+    "masked_norm": (
+        "(Tensor x, Tensor weight, Tensor? bias, Tensor gate, float eps, bool centered) "
+        "-> (Tensor y, Tensor mean, Tensor rstd)"
+    ),
+    "masked_norm_backward": (
+        "(Tensor dy, Tensor x, Tensor weight, Tensor? bias, Tensor gate, Tensor mean, "
+        "Tensor rstd, bool centered) -> (Tensor dx, Tensor dweight, Tensor dbias, Tensor dgate)"
+    ),
 }
 
 # Keeps the definitions alive: a Library that is collected takes its operations with it.

@@ -39,6 +39,10 @@ def self_check(device: torch.device) -> dict[str, float]:
     never = torch.full((2, 33), float("inf"), dtype=torch.float64, device=device)
     rate = torch.full((2,), 0.5, device=device)
     shares = torch.tensor([0.25, 0.75], dtype=torch.float64, device=device)
+    width = sum(_SIZES)
+    columns = (random(width), random(width), random(width).relu())
+    spread = reference.masked_norm(rows, *columns, 1e-5, True)
+    normed = (rows.flip(0), rows, *columns, *(found.float() for found in spread[1:]))
     checks: dict[str, Callable[[], tuple[Tensor, Tensor]]] = {
         "mask_grad": lambda: (
             ops.mask_grad(x, grad, 4, valid=valid),
@@ -84,6 +88,14 @@ def self_check(device: torch.device) -> dict[str, float]:
         "hard_concrete": lambda: (
             ops.hard_concrete(gate[0], threshold[0], [3, 9], shares, sublayers=True, hidden=19)[4],
             reference.hard_concrete(gate[0], threshold[0], shares, [3, 9], True, 19)[4],
+        ),
+        "masked_norm": lambda: (
+            ops.masked_norm(rows, *columns, eps=1e-5, centered=True).y,
+            reference.masked_norm(rows, *columns, 1e-5, True)[0],
+        ),
+        "masked_norm_backward": lambda: (
+            ops.masked_norm_backward(*normed, centered=True).dx,
+            reference.masked_norm_backward(*normed, True)[0],
         ),
     }
     errors = {}

@@ -111,6 +111,7 @@ def test_doctor_checks_every_operation():
     assert set(found["self_check"]["cpu"]) == {
         "mask_grad", "fisher_outer", "greedy_rearrange", "gram", "tuning_system", "block_lstsq",
         "obs_greedy", "trajectory_distance", "path_step", "hard_concrete",
+        "masked_norm", "masked_norm_backward",
     }  # fmt: skip
     assert "healthy" in run("doctor").output
 
