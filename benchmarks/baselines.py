@@ -82,6 +82,22 @@ def hard_concrete(
     return gates.detach(), 1 - kept.detach(), slopes
 
 
+def masked_norm_gathered(x: Tensor, weight: Tensor, bias: Tensor, gate: Tensor) -> Tensor:
+    """Kept columns looked up and gathered, normalised, written into a copy of the rows; then the
+    gates. The way of CoFi's code."""
+    kept = torch.where(gate != 0)[0]
+    inside = x.index_select(-1, kept)
+    normed = torch.nn.functional.layer_norm(inside, (len(kept),), weight[kept], bias[kept])
+    y = x.clone()
+    y[:, kept] = normed
+    return y * gate
+
+
+def masked_norm_dense(x: Tensor, weight: Tensor, bias: Tensor, gate: Tensor) -> Tensor:
+    """Layer norm of everything, then the gates: another function once a gate is closed."""
+    return torch.nn.functional.layer_norm(x, x.shape[-1:], weight, bias) * gate
+
+
 def damped(systems: Tensor, damping: float) -> Tensor:
     """``systems [..., n, n]`` with a ridge relative to their mean diagonals."""
     ridge = damping * systems.diagonal(dim1=-2, dim2=-1).mean(-1, keepdim=True)

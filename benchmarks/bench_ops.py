@@ -360,3 +360,30 @@ def test_hard_concrete(compared: Compared, device: torch.device, shape: Shape) -
         flops=30 * count,
         bytes=5 * 4 * count,
     )
+
+
+@pytest.mark.shapes(
+    cpu=[(4096, 768, 768), (4096, 768, 384)], cuda=[(65536, 768, 768)], tiny=[(4, 16, 12)]
+)
+def test_masked_norm(compared: Compared, device: torch.device, shape: Shape) -> None:
+    """rows, width, kept: forward and backward of a layer that is trained, gates included."""
+    rows, width, kept = shape
+    gate = torch.zeros(width)
+    gate[torch.randperm(width)[:kept]] = 1.0
+    inputs = (_normal(device, rows, width), *_normal(device, 2, width), gate.to(device))
+    learnt = [values.clone().requires_grad_() for values in inputs]
+    dy = _normal(device, rows, width)
+
+    def trained(norm: Callable[..., Tensor], **options: Any) -> Callable[[], object]:
+        return lambda: torch.autograd.grad(norm(*learnt, **options), learnt, dy)
+
+    compared(
+        ours=trained(ops.normalise_kept, eps=1e-5, centered=True),
+        baselines={
+            "gathered": trained(baselines.masked_norm_gathered),
+            "all": trained(baselines.masked_norm_dense),
+        },
+        rounds=9,
+        flops=25 * rows * width,
+        bytes=5 * dy.nbytes,
+    )

@@ -52,6 +52,8 @@ def cases() -> Iterator[Case]:
     yield from of(
         "hard_concrete", [(3, 0, 257), (2,) * 100], (F32, F64), (), ("sublayers", "hidden", "gaps")
     )
+    for op in ("masked_norm", "masked_norm_backward"):
+        yield from of(op, [(9, 33), (129, 257)], (F32, F64), ("gaps",), ("rms", "no bias"))
     yield from of("path_step", [(1, 1), (3, 257), (2, 5000)], (F32, F64), (), ("gaps",))
 
 

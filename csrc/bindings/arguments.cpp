@@ -95,6 +95,24 @@ int64_t total_squares(const Sizes& sizes) {
   return std::inner_product(sizes.begin(), sizes.end(), sizes.begin(), int64_t{0});
 }
 
+// What both directions of masked_norm take.
+template <class Args>
+Call<Args> norm_call(const Tensor& x, const Tensor& weight, const OptionalTensor& bias,
+                     const Tensor& gate, bool centered) {
+  require(x.dim() == 2, "x must be [rows, width]");
+  Call<Args> call;
+  Args& args = call.args;
+  args.dtype = dtype_of("x", x, {DType::f32, DType::f64});
+  args.centered = centered;
+  args.rows = x.size(0);
+  args.width = x.size(1);
+  args.x = dense(call.inputs, "x", x, {args.rows, args.width}, x);
+  args.weight = dense(call.inputs, "weight", weight, {args.width}, x);
+  args.bias = bias ? dense(call.inputs, "bias", *bias, {args.width}, x) : nullptr;
+  args.gate = dense(call.inputs, "gate", gate, {args.width}, x);
+  return call;
+}
+
 }  // namespace
 
 Call<MaskGradArgs> mask_grad_call(const Tensor& x, const Tensor& grad, int64_t group,
@@ -426,28 +444,6 @@ Call<HardConcreteArgs> hard_concrete_call(const Tensor& alpha, const Tensor& noi
   args.sparsity_slopes = call.outputs[4].mutable_data_ptr();
   return call;
 }
-
-namespace {
-
-// What both directions of masked_norm take.
-template <class Args>
-Call<Args> norm_call(const Tensor& x, const Tensor& weight, const OptionalTensor& bias,
-                     const Tensor& gate, bool centered) {
-  require(x.dim() == 2, "x must be [rows, width]");
-  Call<Args> call;
-  Args& args = call.args;
-  args.dtype = dtype_of("x", x, {DType::f32, DType::f64});
-  args.centered = centered;
-  args.rows = x.size(0);
-  args.width = x.size(1);
-  args.x = dense(call.inputs, "x", x, {args.rows, args.width}, x);
-  args.weight = dense(call.inputs, "weight", weight, {args.width}, x);
-  args.bias = bias ? dense(call.inputs, "bias", *bias, {args.width}, x) : nullptr;
-  args.gate = dense(call.inputs, "gate", gate, {args.width}, x);
-  return call;
-}
-
-}  // namespace
 
 Call<MaskedNormArgs> masked_norm_call(const Tensor& x, const Tensor& weight,
                                       const OptionalTensor& bias, const Tensor& gate, double eps,

@@ -3,9 +3,7 @@
 #include "masked_norm.h"
 
 #include <algorithm>
-#include <vector>
 
-#include "../common/buffer.h"
 #include "masked_norm_rows.h"
 
 namespace fastprune {
@@ -15,25 +13,14 @@ using namespace masked_norm;
 
 template <class T>
 FASTPRUNE_CLONES void normalise_row(const Columns<T>& columns, bool centered, double eps,
-                                    const T* x, T* row, T* y, T* mean, T* rstd) {
+                                    const T* x, T* y, T* mean, T* rstd) {
   const T *weight = columns.weight, *bias = columns.bias, *gate = columns.gate;
   const int64_t width = columns.width;
-  T m = 0;
-  if (centered) {
-    for (int64_t i = 0; i < width; ++i) {
-      const T value = x[i];
-      row[i] = gate[i] != 0 ? value : T(0);
-    }
-    m = static_cast<T>(sum(row, width) / columns.kept);
-  }
-  for (int64_t i = 0; i < width; ++i) {
-    const T value = x[i] - m;
-    row[i] = gate[i] != 0 ? value : T(0);
-  }
-  const double variance = sum_of_products(row, row, width) / columns.kept;
+  const T m = centered ? static_cast<T>(sum_kept(x, gate, width) / columns.kept) : T(0);
+  const double variance = sum_kept_squares(x, m, gate, width) / columns.kept;
   const T r = static_cast<T>(1 / std::sqrt(variance + eps));
   for (int64_t i = 0; i < width; ++i) {
-    const T value = gate[i] * (weight[i] * (row[i] * r) + bias[i]);
+    const T value = gate[i] * (weight[i] * ((x[i] - m) * r) + bias[i]);
     y[i] = gate[i] != 0 ? value : T(0);
   }
   *mean = m;
@@ -44,7 +31,6 @@ template <class T>
 void run(const MaskedNormArgs& args, int64_t begin, int64_t end) {
   const OwnedColumns<T> owned(args);
   const Columns<T>& columns = owned.columns;
-  const Buffer<T> row(args.width);
   T *mean = static_cast<T*>(args.mean), *rstd = static_cast<T*>(args.rstd);
   for (int64_t i = begin; i < end; ++i) {
     const T* x = static_cast<const T*>(args.x) + i * args.width;
@@ -53,7 +39,7 @@ void run(const MaskedNormArgs& args, int64_t begin, int64_t end) {
       std::fill(y, y + args.width, T(0));
       mean[i] = rstd[i] = 0;
     } else {
-      normalise_row(columns, args.centered, args.eps, x, row.get(), y, mean + i, rstd + i);
+      normalise_row(columns, args.centered, args.eps, x, y, mean + i, rstd + i);
     }
   }
 }

@@ -35,15 +35,21 @@ FASTPRUNE_CLONES void derive_row(const Columns<T>& columns, const T* scale, bool
   const int64_t width = columns.width;
   T *g = row.g, *h = row.h, *sum_dy = sums.dy, *sum_dy_h = sums.dy_h;
   for (int64_t i = 0; i < width; ++i) {
-    const T any_d = dy[i], any_h = (x[i] - mean) * rstd;
-    const T kept_d = gate[i] != 0 ? any_d : T(0), kept_h = gate[i] != 0 ? any_h : T(0);
-    sum_dy[i] += kept_d;
-    sum_dy_h[i] += kept_d * kept_h;
-    g[i] = kept_d * scale[i];
-    h[i] = kept_h;
+    const T any_h = (x[i] - mean) * rstd;
+    h[i] = gate[i] != 0 ? any_h : T(0);
   }
-  const T common = centered ? static_cast<T>(sum(g, width) / columns.kept) : T(0);
-  const T along = static_cast<T>(sum_of_products(g, h, width) / columns.kept);
+  for (int64_t i = 0; i < width; ++i) {
+    const T any_dy = dy[i];
+    g[i] = gate[i] != 0 ? any_dy : T(0);
+  }
+  for (int64_t i = 0; i < width; ++i) {
+    sum_dy[i] += g[i];
+    sum_dy_h[i] += g[i] * h[i];
+    g[i] *= scale[i];
+  }
+  const SumAndProduct found = sum_and_product(g, h, width);
+  const T common = centered ? static_cast<T>(found.a / columns.kept) : T(0);
+  const T along = static_cast<T>(found.ab / columns.kept);
   for (int64_t i = 0; i < width; ++i) {
     const T value = rstd * (g[i] - common - h[i] * along);
     dx[i] = gate[i] != 0 ? value : T(0);

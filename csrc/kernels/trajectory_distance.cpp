@@ -7,7 +7,6 @@
 #include <vector>
 
 #include "../common/half.h"
-#include "../common/lanes.h"
 #include "../common/panel_rows.h"
 #include "../common/syrk.h"
 #include "../common/target.h"
@@ -16,10 +15,19 @@
 namespace fastprune {
 namespace {
 
-constexpr int64_t kLanes = 8;    // sums side by side
+constexpr int64_t kLanes = 8;    // sums side by side, so that a long sum is a loop of vectors
 constexpr int64_t kSquare = 16;  // columns turned at a time: what they are written to stays in L1
 
-using Lanes = LaneSums<kLanes>;
+// A sum in kLanes parts.
+struct Lanes {
+  double sums[kLanes] = {};
+
+  FASTPRUNE_INLINE double total() const {
+    double total = 0;
+    for (double sum : sums) total += sum;
+    return total;
+  }
+};
 
 template <class Stored>
 FASTPRUNE_INLINE void add_products(const Stored* s, const Stored* t, int64_t count, Lanes& own,

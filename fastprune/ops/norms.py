@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -152,11 +153,12 @@ def normalise_kept(
 
 
 def _require_columns(
-    x: Tensor, weight: Tensor, bias: Tensor | None, gate: Tensor, dtypes: Any
+    x: Tensor, weight: Tensor, bias: Tensor | None, gate: Tensor, dtypes: Sequence[torch.dtype]
 ) -> None:
-    for name, values in (("weight", weight), ("bias", bias), ("gate", gate)):
-        if name == "bias" and values is None:
-            continue
+    columns = {"weight": weight, "gate": gate}
+    if bias is not None:
+        columns["bias"] = bias
+    for name, values in columns.items():
         require_dtype(name, values, dtypes)
         require_shape(name, values, x.shape[-1:])
         require_device(name, values, x)
@@ -175,9 +177,8 @@ def _forward(
     eps: float,
     centered: bool,
 ) -> Tensor:
-    y, mean, rstd = masked_norm(
-        _rows(x), *_columns(x, weight, bias, gate), eps=eps, centered=centered
-    )
+    rows, columns = _in_arithmetic(x, weight, bias, gate)
+    y, mean, rstd = torch.ops.fastprune.masked_norm(rows, *columns, eps, centered)
     ctx.save_for_backward(x, weight, bias, gate, mean, rstd)
     ctx.centered = centered
     return y.view(x.shape).to(x.dtype)
@@ -185,10 +186,11 @@ def _forward(
 
 def _backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
     x, weight, bias, gate, mean, rstd = ctx.saved_tensors
-    found = masked_norm_backward(
-        _rows(dy), _rows(x), *_columns(x, weight, bias, gate), mean, rstd, centered=ctx.centered
-    )
     inputs = (x, weight, bias, gate)
+    rows, columns = _in_arithmetic(*inputs)
+    found = torch.ops.fastprune.masked_norm_backward(
+        dy.reshape(rows.shape).to(rows.dtype), rows, *columns, mean, rstd, ctx.centered
+    )
     gradients = (
         None if given is None else gradient.view(given.shape).to(given.dtype)
         for given, gradient in zip(inputs, found, strict=True)
@@ -196,16 +198,11 @@ def _backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
     return (*gradients, None, None)
 
 
-def _arithmetic(x: Tensor) -> torch.dtype:
-    return torch.float64 if x.dtype == torch.float64 else torch.float32
-
-
-def _rows(x: Tensor) -> Tensor:
-    return x.reshape(x.shape[:-1].numel(), x.shape[-1]).to(_arithmetic(x))
-
-
-def _columns(x: Tensor, *columns: Tensor | None) -> Any:
-    return [None if values is None else values.to(_arithmetic(x)) for values in columns]
+def _in_arithmetic(x: Tensor, *columns: Tensor | None) -> tuple[Tensor, list[Tensor | None]]:
+    """``x`` as rows, and the columns, in the type that they are computed in."""
+    dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
+    rows = x.reshape(x.shape[:-1].numel(), x.shape[-1]).to(dtype)
+    return rows, [None if values is None else values.to(dtype) for values in columns]
 
 
 @cache

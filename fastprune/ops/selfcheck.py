@@ -41,8 +41,8 @@ def self_check(device: torch.device) -> dict[str, float]:
     shares = torch.tensor([0.25, 0.75], dtype=torch.float64, device=device)
     width = sum(_SIZES)
     columns = (random(width), random(width), random(width).relu())
-    spread = reference.masked_norm(rows, *columns, 1e-5, True)
-    normed = (rows.flip(0), rows, *columns, *(found.float() for found in spread[1:]))
+    _, mean, rstd = (found.float() for found in reference.masked_norm(rows, *columns, 1e-5, True))
+    dy = rows.flip(0)
     checks: dict[str, Callable[[], tuple[Tensor, Tensor]]] = {
         "mask_grad": lambda: (
             ops.mask_grad(x, grad, 4, valid=valid),
@@ -94,8 +94,8 @@ def self_check(device: torch.device) -> dict[str, float]:
             reference.masked_norm(rows, *columns, 1e-5, True)[0],
         ),
         "masked_norm_backward": lambda: (
-            ops.masked_norm_backward(*normed, centered=True).dx,
-            reference.masked_norm_backward(*normed, True)[0],
+            ops.masked_norm_backward(dy, rows, *columns, mean, rstd, centered=True).dx,
+            reference.masked_norm_backward(dy, rows, *columns, mean, rstd, True)[0],
         ),
     }
     errors = {}

@@ -10,7 +10,7 @@ import hashlib
 import os
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
-from ctypes import Structure, byref, c_double, c_int, c_int32, c_int64, c_long, c_void_p
+from ctypes import Structure, byref, c_bool, c_double, c_int, c_int32, c_int64, c_long, c_void_p
 from pathlib import Path
 
 import numpy as np
@@ -143,6 +143,16 @@ ARGS = {
         "HardConcreteArgs", dtype=c_int32, alpha=c_void_p, noise=c_void_p, sites=c_int64,
         sizes=c_void_p, shares=c_void_p, gates=c_void_p, slopes=c_void_p, open=c_void_p,
         sparsity=c_void_p, sparsity_slopes=c_void_p,
+    ),
+    "masked_norm": _struct(
+        "MaskedNormArgs", dtype=c_int32, centered=c_bool, eps=c_double, rows=c_int64,
+        width=c_int64, x=c_void_p, weight=c_void_p, bias=c_void_p, gate=c_void_p, y=c_void_p,
+        mean=c_void_p, rstd=c_void_p,
+    ),
+    "masked_norm_backward": _struct(
+        "MaskedNormBackwardArgs", dtype=c_int32, centered=c_bool, rows=c_int64, width=c_int64,
+        dy=c_void_p, x=c_void_p, weight=c_void_p, bias=c_void_p, gate=c_void_p, mean=c_void_p,
+        rstd=c_void_p, dx=c_void_p, dweight=c_void_p, dbias=c_void_p, dgate=c_void_p,
     ),
 }  # fmt: skip
 
@@ -293,6 +303,24 @@ class Emulator:
             open=means, sparsity=sparsity, sparsity_slopes=sparsity_slopes,
         )  # fmt: skip
         return gates, slopes, means, sparsity[0], sparsity_slopes
+
+    def masked_norm(self, x, weight, bias, gate, eps, centered):
+        y, (mean, rstd) = np.full_like(x, np.nan), np.full((2, len(x)), np.nan, x.dtype)
+        self._call(
+            "masked_norm", dtype=DTYPES[x.dtype], centered=centered, eps=eps, rows=x.shape[0],
+            width=x.shape[1], x=x, weight=weight, bias=bias, gate=gate, y=y, mean=mean, rstd=rstd,
+        )  # fmt: skip
+        return y, mean, rstd
+
+    def masked_norm_backward(self, dy, x, weight, bias, gate, mean, rstd, centered):
+        dx, gradients = np.full_like(x, np.nan), np.full((3, x.shape[1]), np.nan, x.dtype)
+        dweight, dbias, dgate = gradients
+        self._call(
+            "masked_norm_backward", workspace=True, dtype=DTYPES[x.dtype], centered=centered,
+            rows=x.shape[0], width=x.shape[1], dy=dy, x=x, weight=weight, bias=bias, gate=gate,
+            mean=mean, rstd=rstd, dx=dx, dweight=dweight, dbias=dbias, dgate=dgate,
+        )  # fmt: skip
+        return dx, *gradients
 
 
 def _argument(value: object) -> object:

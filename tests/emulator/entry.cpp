@@ -6,6 +6,7 @@
 #include "kernels/greedy_rearrange.h"
 #include "kernels/hard_concrete.h"
 #include "kernels/mask_grad.h"
+#include "kernels/masked_norm.h"
 #include "kernels/obs_greedy.h"
 #include "kernels/path_step.h"
 #include "kernels/trajectory_distance.h"
@@ -44,6 +45,7 @@ long emulator_skip_barrier(const char* file, unsigned line) {
 
 FASTPRUNE_ENTRY(path_step, PathStepArgs)
 FASTPRUNE_ENTRY(hard_concrete, HardConcreteArgs)
+FASTPRUNE_ENTRY(masked_norm, MaskedNormArgs)
 FASTPRUNE_ENTRY(tuning_system, TuningSystemArgs)
 FASTPRUNE_ENTRY_WITH_WORKSPACE(fisher_outer, FisherOuterArgs)
 FASTPRUNE_ENTRY_WITH_WORKSPACE(gram, GramArgs)
@@ -52,5 +54,6 @@ FASTPRUNE_ENTRY_WITH_WORKSPACE(greedy_rearrange, GreedyRearrangeArgs)
 FASTPRUNE_ENTRY_WITH_WORKSPACE(block_lstsq, BlockLstsqArgs)
 FASTPRUNE_ENTRY_WITH_WORKSPACE(obs_greedy, ObsGreedyArgs)
 FASTPRUNE_ENTRY_WITH_WORKSPACE(trajectory_distance, TrajectoryDistanceArgs)
+FASTPRUNE_ENTRY_WITH_WORKSPACE(masked_norm_backward, MaskedNormBackwardArgs)
 
 }  // extern "C"

@@ -150,6 +150,72 @@ def hard_concrete(
     return exact, limits, unsure
 
 
+def masked_norm(
+    x: Tensor, weight: Tensor, bias: Tensor | None, gate: Tensor, eps: float, centered: bool
+) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+    """Sums of a row are float64; mean, deviations and their inverse are rounded to the type.
+
+    A mean that is off moves every deviation by as much, and the variance by twice that times the
+    deviations; the inverse deviation is off by half of what the variance is, relatively.
+    """
+    exact = reference.masked_norm(x, weight, bias, gate, eps, centered)
+    _, mean, rstd = exact
+    kept, unit = gate != 0, torch.finfo(x.dtype).eps
+    count, sums = max(int(kept.sum()), 1), 2 * (int(kept.sum()) + 2) * EPS64
+    inside = x.double().where(kept, 0.0)
+    mean_bound = unit * mean.abs() + sums * inside.abs().sum(1) / count if centered else mean * 0
+    deviation = (inside - mean[:, None]).abs().where(kept, 0.0)
+    off = mean_bound[:, None] + unit * deviation
+    variance_off = ((2 * deviation + off) * off).where(kept, 0.0).sum(1) / count
+    variance_off += sums * deviation.square().sum(1) / count
+    # d(v ** -0.5) = -0.5 v ** -1.5 dv, where v is never below eps; twice that.
+    rstd_bound = rstd * (unit + variance_off * rstd.square())
+    r = rstd[:, None]
+    h_bound = off * r + deviation * rstd_bound[:, None] + unit * deviation * r
+    scale, shift = weight.double().abs(), 0.0 if bias is None else bias.double().abs()
+    size = scale * deviation * r + shift
+    y_bound = (gate.double() * (2 * scale * h_bound + 4 * unit * size)).where(kept, 0.0)
+    return exact, (y_bound, mean_bound, rstd_bound)
+
+
+def masked_norm_backward(
+    dy: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    gate: Tensor,
+    mean: Tensor,
+    rstd: Tensor,
+    centered: bool,
+) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+    """h and g are off by two roundings of half an eps each, their means by that, by what float64
+    sums are off by, and by one rounding more; dx takes four roundings of terms as large. Sums over
+    rows are those of at most 64 products, which are off by three roundings, then float64.
+    """
+    given = (dy, x, weight, bias, gate, mean, rstd)
+    exact = reference.masked_norm_backward(*given, centered)
+    kept, unit, scale = gate != 0, torch.finfo(x.dtype).eps, gate.double()
+    count, sums = max(int(kept.sum()), 1), 2 * (int(kept.sum()) + 2) * EPS64
+    r = rstd.double()[:, None]
+    d = dy.double().abs().where(kept, 0.0)
+    h = ((x.double() - mean.double()[:, None]).abs() * r).where(kept, 0.0)
+    w = weight.double().abs().where(kept, 0.0)
+    b = torch.zeros_like(w) if bias is None else bias.double().abs().where(kept, 0.0)
+    g = d * scale * w
+    common = g.sum(1, keepdim=True) / count if centered else 0.0
+    along = (g * h).sum(1, keepdim=True) / count
+    size = (r * (g + common + h * along)).where(kept, 0.0)
+    rows = 2 * (min(len(x), 64) + 5) * unit + 2 * (len(x) // 64 + 3) * EPS64
+    by_one, by_h = d.sum(0), (d * h).sum(0)
+    limits = (
+        2 * (6 * unit + sums) * size,
+        rows * scale * by_h,
+        rows * scale * by_one * (bias is not None),
+        rows * (w * by_h + b * by_one),
+    )
+    return exact, limits
+
+
 def obs_sites(
     inverse: Tensor,
     weight: Tensor,

@@ -15,6 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fastprune.ops import reference
+
 F32, BF16, F16, F64 = torch.float32, torch.bfloat16, torch.float16, torch.float64
 
 
@@ -221,6 +223,49 @@ def _hard_concrete(case: Case, g: torch.Generator) -> dict[str, Any]:
     }
 
 
+def _masked_norm(case: Case, g: torch.Generator) -> dict[str, Any]:
+    """rows, width; fractional gates, a third of them closed, unless a trait says how many are.
+
+    Closed dimensions hold NaN and infinity. Rows lie at other heights and spread otherwise."""
+    rows, width = case.extents
+    gate = torch.rand(width, generator=g, dtype=F64) + 0.1
+    closed = torch.rand(width, generator=g) < 1 / 3
+    if {"open", "closed", "one"} & set(case.traits):
+        closed[:] = "open" not in case.traits
+        closed[width // 2 : width // 2 + 1] = "closed" in case.traits
+    gate[closed] = 0.0
+    if "open" in case.traits:
+        gate[:] = 1.0
+    spread = 10.0 ** torch.randint(-2, 3, (rows, 1), generator=g)
+    x = spread * (torch.randn(rows, width, generator=g, dtype=F64) + 3)
+    weight, bias = torch.randn(2, width, generator=g, dtype=F64)
+    x[:, closed], weight[closed], bias[closed] = float("nan"), float("inf"), float("nan")
+    x[1::2, closed] = -float("inf")
+    return {
+        "x": _laid_out(x.to(case.dtype), case.traits),
+        "weight": weight.to(case.dtype),
+        "bias": None if "no bias" in case.traits else bias.to(case.dtype),
+        "gate": torch.stack([gate, gate.neg()], 1).to(case.dtype)[:, 0],
+        "eps": 1e-5,
+        "centered": "rms" not in case.traits,
+    }
+
+
+def _masked_norm_backward(case: Case, g: torch.Generator) -> dict[str, Any]:
+    """The same, with what the forward pass found."""
+    given = _masked_norm(case, g)
+    _, mean, rstd = reference.masked_norm(**given)
+    dy = torch.randn(case.extents, generator=g)
+    dy[:, given["gate"] == 0] = float("nan")
+    del given["eps"]
+    return {
+        "dy": _laid_out(dy.to(case.dtype), case.traits),
+        **given,
+        "mean": mean.to(case.dtype),
+        "rstd": rstd.to(case.dtype),
+    }
+
+
 _MAKERS = {
     "mask_grad": _mask_grad,
     "fisher_outer": _fisher_outer,
@@ -232,6 +277,8 @@ _MAKERS = {
     "trajectory_distance": _trajectory_distance,
     "path_step": _path_step,
     "hard_concrete": _hard_concrete,
+    "masked_norm": _masked_norm,
+    "masked_norm_backward": _masked_norm_backward,
 }
 
 
@@ -350,4 +397,21 @@ CASES = [
         (F32, F64),
         ((), ("sublayers",), ("hidden",), ("sublayers", "hidden", "gaps")),
     ),
+    # One off the vectors of a row (32), the warps of a block (8 rows), the columns of one (32), and
+    # the rows that are summed in one piece (64 and 128).
+    *(
+        case
+        for op in ("masked_norm", "masked_norm_backward")
+        for case in _cases(
+            op,
+            [(0, 5), (3, 0), (1, 1), (7, 31), (8, 32), (9, 33), (65, 129), (129, 257)],
+            (F32, F64),
+            (
+                *((), ("rms",), ("open",), ("closed",), ("one",), ("one", "rms"), ("no bias",)),
+                *(("gaps",), ("transposed", "rms", "no bias")),
+            ),
+        )
+    ),
+    *_cases("masked_norm", [(70, 771)], (F32, F64)),
+    *_cases("masked_norm_backward", [(330, 771)], (F32, F64)),
 ]

@@ -21,6 +21,7 @@ blocks = ops.fisher_outer(x.flatten(0, 1), [2, 4])
 system = ops.tuning_system(ops.gram(x), x[0], x.flatten(0, 1)[:6, :5].double(), 3)
 heads, filters = ops.budget_search([3.0, 1.0], [2.0, 2.0, 1.0], 2.0, 1.0, [4.0])
 chosen, exact = ops.allocate([[4.0, 3.0, 0.0], [2.0, 1.0]], [[0, 1, 2], [1, 2]], [3.0, 0.5])
+norm = (x[0], x[1, 0], x[1, 1], torch.tensor([1.0, 0, 0.5, 0.25, 0, 1]))
 results = [
     ops.mask_grad(x, x, 2),
     blocks,
@@ -40,6 +41,8 @@ results = [
         x[0, 0], torch.linspace(0, 1, 6), [2, 1], torch.full((2,), 0.5, dtype=torch.float64),
         sublayers=True, hidden=1,
     ),
+    *ops.masked_norm(*norm, eps=1e-5, centered=True),
+    *ops.masked_norm_backward(x[1], *norm, *torch.ones(2, 5), centered=True),
     torch.tensor(heads),
     torch.tensor(filters),
     torch.tensor(chosen),

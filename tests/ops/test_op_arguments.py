@@ -39,6 +39,22 @@ def _draw(**other: Any) -> Any:
     return ops.hard_concrete(**{**given, **other})
 
 
+def _norm(function: Callable[..., Any] = ops.masked_norm, **other: Any) -> Any:
+    """Three rows of eight, normalised, with something in another's place."""
+    columns = {name: torch.ones(8) for name in ("weight", "bias", "gate")}
+    return function(**{"x": X[0], **columns, "eps": 1e-5, "centered": True, **other})
+
+
+def _norm_backward(**other: Any) -> Any:
+    """Its derivatives, likewise."""
+    rows = {"dy": X[0], "mean": torch.zeros(3), "rstd": torch.ones(3)}
+
+    def backward(eps: float, **given: Any) -> Any:
+        return ops.masked_norm_backward(**given)
+
+    return _norm(backward, **{**rows, **other})
+
+
 BAD: list[tuple[str, Callable[[], Any], str]] = [
     ("dtype", lambda: ops.mask_grad(X.double(), X.double(), 2), "x must be float32"),
     ("mixed dtypes", lambda: ops.mask_grad(X, X.half(), 2), "grad must be float32"),
@@ -123,6 +139,29 @@ BAD: list[tuple[str, Callable[[], Any], str]] = [
     ("mixed noise", lambda: _draw(noise=torch.zeros(4).double()), "noise must be float32"),
     ("single shares", lambda: _draw(shares=torch.ones(1)), "shares must be float64"),
     ("more shares", lambda: _draw(shares=torch.ones(2).double()), "shares must have shape [1]"),
+    ("samples to normalise", lambda: _norm(x=X), "x must be [rows, width], not [2, 3, 8]"),
+    ("half rows", lambda: _norm(x=X[0].half()), "x must be float32, float64, not float16"),
+    ("a short weight", lambda: _norm(weight=torch.ones(7)), "weight must have shape [8], not [7]"),
+    ("mixed bias", lambda: _norm(bias=torch.ones(8).double()), "bias must be float32"),
+    ("no gate", lambda: _norm(gate=None), "gate must be a dense tensor, not NoneType"),
+    ("negative eps", lambda: _norm(eps=-1.0), "eps must be finite and >= 0, not -1.0"),
+    ("eps is NaN", lambda: _norm(eps=float("nan")), "eps must be finite and >= 0, not nan"),
+    ("mixed dy", lambda: _norm_backward(dy=X[0].double()), "dy must be float32, not float64"),
+    ("a short mean", lambda: _norm_backward(mean=torch.zeros(2)), "mean must have shape [3]"),
+    ("one deviation", lambda: _norm_backward(rstd=torch.zeros(1)), "rstd must have shape [3]"),
+    ("flat rows", lambda: _norm_backward(x=X[0, 0]), "x must be [rows, width], not [8]"),
+    (
+        "whole numbers",
+        lambda: _norm(ops.normalise_kept, x=X.long()),
+        "x must be float32, bfloat16, float16, float64, not int64",
+    ),
+    ("one number", lambda: _norm(ops.normalise_kept, x=torch.ones(())), "x must be [..., width]"),
+    (
+        "a wide gate",
+        lambda: _norm(ops.normalise_kept, gate=torch.ones(1, 8)),
+        "gate must have shape [8], not [1, 8]",
+    ),
+    ("endless eps", lambda: _norm(ops.normalise_kept, eps=float("inf")), "eps must be finite"),
     ("flat masks", lambda: _step(mask=X[0, 0]), "mask must be [paths, units], not [8]"),
     ("half masks", lambda: _step(mask=X[0].half()), "mask must be float32, float64"),
     ("a short dual", lambda: _step(dual=X[0, :2]), "dual must have shape [3, 8]"),
@@ -202,6 +241,12 @@ def test_the_operation_itself_checks_too() -> None:
     for sizes, groups in ([1], [0]), ([1], [4097]), ([2, 1], [1]), ([-1, 2], [1, 1]):
         with pytest.raises((RuntimeError, ValueError)):
             native.obs_greedy(torch.ones(1), torch.ones(1, 1), sizes, groups)
+    row, one = X[0], torch.ones(8)
+    for x, gate, eps in (X, one, 0.0), (row, one[:7], 0.0), (row, one.double(), 0), (row, one, -1):
+        with pytest.raises((RuntimeError, ValueError)):
+            native.masked_norm(x, one, None, gate, eps, True)
+    with pytest.raises((RuntimeError, ValueError)):
+        native.masked_norm_backward(row, row, one, None, one, one, one[:3], True)
     state, rates = torch.zeros(2, 3), torch.ones(2)
     for crossing, kappa in (state, rates), (state.double(), torch.ones(3)), (rates.double(), rates):
         with pytest.raises((RuntimeError, ValueError)):

@@ -209,6 +209,20 @@ def test_hard_concrete_has_the_published_values(device: torch.device) -> None:
         assert sparsity == pytest.approx(expected, abs=0.6 * 10.0**-digits)
 
 
+@_of("masked_norm", "masked_norm_backward")
+def test_masked_norm(case: Case, device: torch.device) -> None:
+    arguments = case.arguments(device)
+    results = getattr(ops, case.op)(**arguments)
+    for found, exact, bound in zip(results, *getattr(bounds, case.op)(**arguments), strict=True):
+        assert found.dtype == case.dtype
+        _assert_within(found, exact, bound)
+    closed = arguments["gate"] == 0
+    of_closed = [results[0][:, closed]]  # y or dx
+    if case.op == "masked_norm_backward":
+        of_closed += [gradient[closed] for gradient in results[1:]]
+    assert not any(values.any() for values in of_closed)
+
+
 _OPCHECK_CASES = [
     Case("mask_grad", (2, 5, 3, 4), traits=("valid",)),
     Case("mask_grad", (2, 5, 3, 4), torch.bfloat16, ("packed",)),
@@ -222,6 +236,10 @@ _OPCHECK_CASES = [
     Case("trajectory_distance", (2, 5, 3)),
     Case("path_step", (2, 5), torch.float64),
     Case("hard_concrete", (2, 5), torch.float64, ("sublayers", "hidden")),
+    Case("masked_norm", (2, 5)),
+    Case("masked_norm", (2, 5), torch.float64, ("no bias", "rms")),
+    Case("masked_norm_backward", (2, 5)),
+    Case("masked_norm_backward", (2, 5), torch.float64, ("no bias", "rms")),
 ]
 
 
@@ -239,6 +257,11 @@ def test_opcheck(case: Case, device: torch.device) -> None:
         "trajectory_distance": lambda: (ops.trajectory_distance(**a), a["features"], a["teacher"]),
         "hard_concrete": lambda: tuple(
             a[name] for name in ("alpha", "noise", "shares", "sizes", "sublayers", "hidden")
+        ),
+        "masked_norm": lambda: tuple(a.values()),
+        "masked_norm_backward": lambda: (
+            *(a[name] for name in ("dy", "x", "weight", "bias", "gate", "mean", "rstd")),
+            a["centered"],
         ),
         "path_step": lambda: tuple(
             a[name]
