@@ -15,8 +15,8 @@
 // and 0 elsewhere: a closed gate has no derivative. What lies outside K is never used, not even
 // NaN. Where K is empty, mean, rstd and all derivatives are 0.
 //
-// Sums of a row are f64. Those over rows are of `dtype` over a fixed number of rows, f64 over
-// these.
+// Sums of a row are f64. Sums over rows are of `dtype` within chunks of rows, 64 terms at most, and
+// f64 over the chunks, in order.
 #pragma once
 
 #include "../common/types.h"
