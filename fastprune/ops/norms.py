@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from functools import cache
 from typing import Any, NamedTuple
 
 import torch
@@ -148,8 +147,8 @@ def normalise_kept(
     require(x.dim() >= 1, "x must be [..., width]")
     _require_columns(x, weight, bias, gate, floats)
     _require_eps(eps)
-    function = _function_on(x.device.type)
-    return function.apply(x, weight, bias, gate, float(eps), bool(centered))
+    require(x.device.type in _FUNCTIONS, f"x is on {x.device}: move it to a CPU or CUDA device")
+    return _FUNCTIONS[x.device.type].apply(x, weight, bias, gate, float(eps), bool(centered))
 
 
 def _require_columns(
@@ -205,7 +204,6 @@ def _in_arithmetic(x: Tensor, *columns: Tensor | None) -> tuple[Tensor, list[Ten
     return rows, [None if values is None else values.to(dtype) for values in columns]
 
 
-@cache
 def _function_on(device: str) -> type[torch.autograd.Function]:
     """The function whose inputs autocast on devices of this type casts."""
 
@@ -218,3 +216,6 @@ def _function_on(device: str) -> type[torch.autograd.Function]:
         )
 
     return NormaliseKept
+
+
+_FUNCTIONS = {device: _function_on(device) for device in ("cpu", "cuda")}

@@ -170,6 +170,18 @@ def test_there_is_no_second_derivative(device: torch.device) -> None:
         dx.sum().backward()
 
 
+def test_compiles_whole(device: torch.device) -> None:
+    inputs = drawn(device, 5, WIDTH)
+
+    def loss(*given: Tensor) -> Tensor:
+        return ops.normalise_kept(*given, eps=1e-5, centered=True).square().sum()
+
+    compiled = torch.compile(loss, backend="aot_eager", fullgraph=True)
+    found = torch.autograd.grad(compiled(*inputs), inputs)
+    for actual, expected in zip(found, torch.autograd.grad(loss(*inputs), inputs), strict=True):
+        torch.testing.assert_close(actual, expected)
+
+
 def test_repeats_for_any_number_of_threads() -> None:
     """Rows enough for several tasks; derivatives of columns are sums over all of them."""
     inputs = drawn(torch.device("cpu"), 500, WIDTH, dtype=torch.float32)

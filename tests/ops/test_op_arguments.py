@@ -161,6 +161,14 @@ BAD: list[tuple[str, Callable[[], Any], str]] = [
         lambda: _norm(ops.normalise_kept, gate=torch.ones(1, 8)),
         "gate must have shape [8], not [1, 8]",
     ),
+    (
+        "nowhere",
+        lambda: _norm(
+            ops.normalise_kept,
+            **{name: torch.ones(8, device="meta") for name in ("x", "weight", "bias", "gate")},
+        ),
+        "x is on meta: move it to a CPU or CUDA device",
+    ),
     ("endless eps", lambda: _norm(ops.normalise_kept, eps=float("inf")), "eps must be finite"),
     ("flat masks", lambda: _step(mask=X[0, 0]), "mask must be [paths, units], not [8]"),
     ("half masks", lambda: _step(mask=X[0].half()), "mask must be float32, float64"),
