@@ -24,6 +24,7 @@ from fastprune.merging.reduction import schedule_of
 from fastprune.structure.declaration import anatomy
 from fastprune.structure.heads import all_head_widths
 from fastprune.structure.sites import layer_units
+from fastprune.structure.stream import stream_width
 
 
 def save_pretrained(
@@ -127,13 +128,14 @@ def _describing_config(model: PreTrainedModel) -> PretrainedConfig:
     """The model's config, with widths exactly if the plain config would build other ones."""
     config = copy.deepcopy(model.config)
     describe_(config, None)
-    units, widths = layer_units(model), all_head_widths(model)
+    units, widths, hidden = _sizes(model)
     rebuilt = skeleton(type(model), config)
-    if (layer_units(rebuilt), all_head_widths(rebuilt)) != (units, widths):
-        resize_(rebuilt, units)
+    if _sizes(rebuilt) != (units, widths, hidden):
+        few = None if stream_width(rebuilt) == hidden else hidden
+        resize_(rebuilt, units, hidden=few)
         inner = None if all_head_widths(rebuilt) == widths else widths
         resize_(rebuilt, units, inner)
-        describe_(config, units, inner)
+        describe_(config, units, inner, few)
     if layout(rebuilt) != layout(model):
         raise CheckpointError(
             f"the layers of this {type(model).__name__} cannot be rebuilt from its config; "
@@ -143,6 +145,10 @@ def _describing_config(model: PreTrainedModel) -> PretrainedConfig:
     if tokens is not None:
         describe_tokens_(config, tokens, units)
     return config
+
+
+def _sizes(model: PreTrainedModel) -> tuple[Any, ...]:
+    return layer_units(model), all_head_widths(model), stream_width(model)
 
 
 def _model_class(path: Path | str) -> Any:

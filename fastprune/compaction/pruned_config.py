@@ -25,6 +25,8 @@ class PrunedConfig(QuantizationConfigMixin):
         head_widths: by ``"qk"`` and ``"v"``, the dimensions of every head of every layer; None
             where heads are as wide as the config without us says.
         tokens: how many enter each layer; None where they are not reduced.
+        hidden: dimensions of the residual stream; None where they are as many as the config without
+            us says.
     """
 
     def __init__(
@@ -32,6 +34,7 @@ class PrunedConfig(QuantizationConfigMixin):
         units: dict[str, list[int]],
         head_widths: dict[str, list[list[int]]] | None = None,
         tokens: list[int] | None = None,
+        hidden: int | None = None,
         version: int = _VERSION,
         **unknown: Any,
     ) -> None:
@@ -45,6 +48,7 @@ class PrunedConfig(QuantizationConfigMixin):
         self.units = units
         self.head_widths = head_widths
         self.tokens = tokens
+        self.hidden = hidden
 
     @classmethod
     def from_dict(
@@ -61,14 +65,17 @@ class PrunedConfig(QuantizationConfigMixin):
     def to_dict(self) -> dict[str, Any]:
         fields: dict[str, Any] = {"quant_method": METHOD, "version": self.version}
         fields["units"] = self.units
-        fields.update({} if self.head_widths is None else {"head_widths": self.head_widths})
-        return fields if self.tokens is None else {**fields, "tokens": self.tokens}
+        for name in ("head_widths", "tokens", "hidden"):
+            value = getattr(self, name)
+            fields.update({} if value is None else {name: value})
+        return fields
 
 
 def describe_(
     config: Any,
     units: Mapping[Any, list[int]] | None,
     widths: Sequence[HeadWidths] | None = None,
+    hidden: int | None = None,
 ) -> None:
     """Write what is left of a pruned model into its Hugging Face config, or remove it (None).
 
@@ -76,6 +83,7 @@ def describe_(
         config: of the model; those of others than Hugging Face are left alone.
         units: per layer, by kind.
         widths: of heads in every layer, where they are not what the dense model has.
+        hidden: dimensions, likewise.
 
     What the config says about tokens stays where widths are written, and goes where they go.
     """
@@ -87,7 +95,7 @@ def describe_(
             told = {"qk": [list(w.qk) for w in widths], "v": [list(w.v) for w in widths]}
         before = _description(config)
         tokens = None if before is None else before.tokens
-        config.quantization_config = PrunedConfig(dict(units), told, tokens)
+        config.quantization_config = PrunedConfig(dict(units), told, tokens, hidden)
     elif _description(config) is not None:
         del config.quantization_config
 

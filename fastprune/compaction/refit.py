@@ -38,12 +38,13 @@ def refit(model: nn.Module, found: Anatomy, widths: Sequence[HeadWidths]) -> Non
                 _empty(block, layer, sublayer, projection)
                 continue
             for name in (*sublayer.inputs, sublayer.output):
-                _refit_projection(block.get_submodule(name))
+                refit_projection(block.get_submodule(name))
             if isinstance(sublayer, Attention):
                 _refit_attention(block, sublayer, widths[layer])
 
 
-def _refit_projection(projection: nn.Module) -> None:
+def refit_projection(projection: nn.Module) -> None:
+    """Make the sizes that a projection tells agree with its weight."""
     if isinstance(projection, Conv1D):
         projection.nx, projection.nf = projection.weight.shape
     elif isinstance(projection, nn.Linear):

@@ -22,6 +22,7 @@ from fastprune.merging.reduction import reduce_
 from fastprune.structure.heads import HeadWidths, all_head_widths
 from fastprune.structure.ragged import Ragged
 from fastprune.structure.sites import layer_units
+from fastprune.structure.stream import stream_width
 
 _ALIGNMENT = 64
 """Of torch's CPU allocator, in bytes."""
@@ -43,7 +44,14 @@ class PrunedLoader(HfQuantizer):
                     f"config.json promises {kind} units {saved} but the architecture has {dense} "
                     "in its layers; restore config.json or save the model again"
                 )
-        resize_(model, units, _head_widths(model, units, description.get("head_widths")))
+        hidden = description.get("hidden")
+        if hidden is not None and not _within([hidden], [stream_width(model) or 0], 1):
+            raise CheckpointError(
+                f"config.json promises {hidden} hidden dimensions but the architecture has "
+                f"{stream_width(model)}; restore config.json or save the model again"
+            )
+        widths = _head_widths(model, units, description.get("head_widths"))
+        resize_(model, units, widths, hidden)
         if "tokens" in description:
             try:
                 reduce_(model, description["tokens"])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 
 import torch
@@ -65,26 +65,25 @@ def cut(model: nn.Module, remains: Iterable[Remains]) -> Replacements:
     """Shortened parameters by the id of the parameter each one replaces.
 
     Raises:
-        UnsupportedModelError: a projection that is no plain one, or shares its weight.
+        UnsupportedModelError: a projection that is no plain one.
     """
     cuts: Replacements = {}
     for left in remains:
         output = as_projection(model.get_submodule(left.output), left.output)
-        _shorten(cuts, output.weight, left.columns, axis(output, "inputs"))
+        shorten(cuts, output.weight, left.columns, axis(output, "inputs"))
         for path, rows in left.rows.items():
             module = model.get_submodule(path)
             if isinstance(module, ZeroOutputs):
                 continue
             projection = as_projection(module, path)
             rows = rows.repeat(left.parts)
-            _shorten(cuts, projection.weight, rows, axis(projection, "outputs"))
+            shorten(cuts, projection.weight, rows, axis(projection, "outputs"))
             if projection.bias is not None:
-                _shorten(cuts, projection.bias, rows, 0)
+                shorten(cuts, projection.bias, rows, 0)
         for path, heads in left.tables.items():
             # Where all heads go, the whole module does.
             if heads.any():
-                _shorten(cuts, model.get_parameter(path), heads, -1)
-    _refuse_shared(model, cuts)
+                shorten(cuts, model.get_parameter(path), heads, -1)
     return cuts
 
 
@@ -159,18 +158,31 @@ def _drop_heads_without_values(
     return stay, widths
 
 
-def _shorten(cuts: Replacements, parameter: Tensor, kept: Tensor, axis: int) -> None:
+def shorten(cuts: Replacements, parameter: Tensor, kept: Tensor, axis: int) -> None:
+    """Add a parameter without what goes along an axis, on top of what has gone already."""
     if kept.all():
         return
     indices = kept.nonzero().flatten().to(parameter.device)
-    short = parameter.detach().index_select(axis, indices)
+    short = cuts.get(id(parameter), parameter).detach().index_select(axis, indices)
     cuts[id(parameter)] = nn.Parameter(short, requires_grad=parameter.requires_grad)
 
 
-def _refuse_shared(model: nn.Module, cuts: Replacements) -> None:
+def refuse_shared(
+    model: nn.Module, cuts: Replacements, alike: Collection[int] = frozenset()
+) -> None:
+    """Refuse to shorten what several modules share.
+
+    Args:
+        model: whose parameters are to be replaced.
+        cuts: of :func:`cut`.
+        alike: ids of parameters that every module which has them is cut alike in.
+
+    Raises:
+        UnsupportedModelError: naming the parameter.
+    """
     seen: set[int] = set()
     for name, parameter in model.named_parameters(remove_duplicate=False):
-        if id(parameter) in cuts:
+        if id(parameter) in cuts and id(parameter) not in alike:
             if id(parameter) in seen:
                 raise UnsupportedModelError(
                     f"{name} is shared with another module, so its units cannot be removed from "

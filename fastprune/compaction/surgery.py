@@ -9,21 +9,33 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
+from fastprune.compaction.hidden import check_hidden, cut_hidden, refit_hidden
 from fastprune.compaction.pruned_config import describe_, describes_heads
 from fastprune.compaction.refit import refit
-from fastprune.compaction.remains import Remains, cut, find_remains
+from fastprune.compaction.remains import (
+    Remains,
+    Replacements,
+    cut,
+    find_remains,
+    refuse_shared,
+)
 from fastprune.structure.declaration import Anatomy, anatomy
 from fastprune.structure.heads import HeadWidths, all_head_widths
 from fastprune.structure.inner import find_inner_sites
 from fastprune.structure.masking import check_masks
 from fastprune.structure.site import Site
 from fastprune.structure.sites import layer_units, sites_of
+from fastprune.structure.stream import ResidualStream, residual_stream, stream_width
 
 Model = TypeVar("Model", bound=nn.Module)
 
 
 def compact(
-    model: Model, masks: Mapping[str, torch.Tensor], sites: Sequence[Site] | None = None
+    model: Model,
+    masks: Mapping[str, torch.Tensor],
+    sites: Sequence[Site] | None = None,
+    *,
+    hidden: torch.Tensor | None = None,
 ) -> Model:
     """A physically smaller copy of ``model`` without the units whose mask is zero.
 
@@ -32,6 +44,8 @@ def compact(
             Mask values only choose: nothing is scaled by them.
         sites: that the masks are of, such as those of :func:`find_inner_sites`; by default those
             of :func:`find_sites`.
+        hidden: float or bool [hidden size], nonzero = kept: dimensions of the residual stream to
+            remove from everything that sees it. Norms are then taken over those that stay.
 
     The original is untouched. dtype, device, ``requires_grad``, training flags and tied weights
     carry over. Removed weights are never copied, so the peak is the original plus the result.
@@ -48,12 +62,15 @@ def compact(
     """
     found = anatomy(model)
     remains = _remains(model, found, masks, sites)
-    cuts = cut(model, remains)
+    stream = None if hidden is None else residual_stream(model, found)
+    cuts = _cuts(model, remains, stream, hidden)
     # deepcopy takes the shortened parameters from the memo instead of copying the long ones.
     small = copy.deepcopy(model, dict(cuts))
     # transformers 4 keeps the static cache of the last generate(), sized for the original heads.
     small.__dict__.pop("_cache", None)
     refit(small, found, _widths(model, found, remains))
+    if stream is not None:
+        refit_hidden(small, stream)
     if cuts:
         _describe(small, found, sites)
     return small
@@ -77,6 +94,7 @@ def resize_(
     model: nn.Module,
     units: Mapping[Any, list[int]],
     widths: Sequence[HeadWidths] | None = None,
+    hidden: int | None = None,
 ) -> None:
     """Shrink ``model`` in place to ``units[kind][layer]`` units, keeping the first ones.
 
@@ -86,21 +104,26 @@ def resize_(
         model: with at least as many units.
         units: as :func:`layer_units` counts them.
         widths: of the heads that are left in every layer; None = they stay as wide as they are.
+        hidden: dimensions that are left; None = all.
     """
     # Loaders call this where tensors are born on the meta device; masks need values.
     with torch.device("cpu"):
-        _resize_(model, units, widths)
+        _resize_(model, units, widths, hidden)
 
 
 def _resize_(
-    model: nn.Module, units: Mapping[Any, list[int]], widths: Sequence[HeadWidths] | None
+    model: nn.Module,
+    units: Mapping[Any, list[int]],
+    widths: Sequence[HeadWidths] | None,
+    hidden: int | None,
 ) -> None:
     found = anatomy(model)
     masks = {
         site.name: torch.arange(site.units) < units[site.kind][site.layer]
         for site in sites_of(model, found)
     }
-    _shorten_(model, found, _remains(model, found, masks))
+    few = None if hidden is None else torch.arange(stream_width(model, found) or 0) < hidden
+    _shorten_(model, found, _remains(model, found, masks), few)
     wide = all_head_widths(model, found)
     if widths is None or list(widths) == wide:
         return
@@ -136,20 +159,48 @@ def _widths(model: nn.Module, found: Anatomy, remains: Sequence[Remains]) -> lis
     return widths
 
 
-def _shorten_(model: nn.Module, found: Anatomy, remains: Sequence[Remains]) -> bool:
+def _cuts(
+    model: nn.Module,
+    remains: Sequence[Remains],
+    stream: ResidualStream | None,
+    hidden: torch.Tensor | None,
+) -> Replacements:
+    """Shortened parameters by the id of the parameter each one replaces."""
+    cuts = cut(model, remains)
+    alike: frozenset[int] = frozenset()
+    if stream is not None and hidden is not None:
+        alike = cut_hidden(cuts, model, stream, check_hidden(stream, hidden))
+    refuse_shared(model, cuts, alike)
+    return cuts
+
+
+def _shorten_(
+    model: nn.Module,
+    found: Anatomy,
+    remains: Sequence[Remains],
+    hidden: torch.Tensor | None = None,
+) -> bool:
     """Put shortened parameters into the place of the long ones; whether there were any."""
     widths = _widths(model, found, remains)
-    cuts = cut(model, remains)
+    stream = None if hidden is None else residual_stream(model, found)
+    cuts = _cuts(model, remains, stream, hidden)
     for module in model.modules():
         for name, parameter in module.named_parameters(recurse=False):
             if id(parameter) in cuts:
                 module.register_parameter(name, cuts[id(parameter)])
     refit(model, found, widths)
+    if stream is not None:
+        refit_hidden(model, stream)
     return bool(cuts)
 
 
 def _describe(model: Any, found: Anatomy, sites: Sequence[Site] | None = None) -> None:
-    """Write the widths of a pruned model into its config, those of heads if they may be other."""
+    """Write what is left of a pruned model into its config: widths of heads and the number of
+    hidden dimensions only where they may be other than the config says."""
     config = getattr(model, "config", None)
     inner = any(site.kind in ("qk", "v") for site in sites or ()) or describes_heads(config)
-    describe_(config, layer_units(model), all_head_widths(model, found) if inner else None)
+    widths = all_head_widths(model, found) if inner else None
+    hidden = stream_width(model, found)
+    if hidden == getattr(config, "hidden_size", None):
+        hidden = None
+    describe_(config, layer_units(model), widths, hidden)

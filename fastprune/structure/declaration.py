@@ -66,6 +66,21 @@ class Tokens:
 
 
 @dataclass(frozen=True)
+class Stream:
+    """The residual stream outside of the layers; all paths start at the base model."""
+
+    entrances: tuple[str, ...]
+    """Modules whose outputs are summed up to what enters the first layer."""
+    norms: tuple[str, ...] = ()
+    """Norms over it before the first layer."""
+    final: str = ""
+    """The norm over what leaves the last layer, if there is one."""
+    readers: tuple[str, ...] = ()
+    """Projections of the base model that read it, where the model has them: no task head does,
+    then."""
+
+
+@dataclass(frozen=True)
 class Declaration:
     """One architecture under one naming of its modules."""
 
@@ -75,6 +90,10 @@ class Declaration:
     attention: Attention | None
     """None where attention is of a kind that stays as it is."""
     ffn: Sublayer
+    norms: tuple[str, ...] = ()
+    """Norms over the residual stream in a layer, in forward order; paths start at the layer."""
+    stream: Stream | None = None
+    """Where hidden dimensions can be removed; None where they cannot."""
     tokens: Callable[[Any, int], Tokens] = field(default=lambda config, stage: Tokens())
     """How many tokens the layers of a stage take, by the model's config and the stage's number."""
     sample_axis: int = 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from fastprune.structure.declaration import Attention, Declaration, Sublayer, declare
+from fastprune.structure.declaration import Attention, Declaration, Stream, Sublayer, declare
 
 GPT2 = Declaration(
     layers="h",
@@ -19,6 +19,8 @@ GPT2 = Declaration(
         total_widths=("embed_dim", "split_size"),
     ),
     ffn=Sublayer(inputs=("mlp.c_fc",), output="mlp.c_proj", residual="ln_2"),
+    norms=("ln_1", "ln_2"),
+    stream=Stream(entrances=("wte", "wpe"), final="ln_f"),
     filters_config="n_inner",
     activation_config="activation_function",
 )
@@ -39,6 +41,11 @@ OPT = Declaration(
         total_widths=("embed_dim",),
     ),
     ffn=Sublayer(inputs=("fc1",), output="fc2", residual="final_layer_norm"),
+    norms=("self_attn_layer_norm", "final_layer_norm"),
+    stream=Stream(
+        entrances=("decoder.embed_tokens", "decoder.embed_positions"),
+        final="decoder.final_layer_norm",
+    ),
     filters_config="ffn_dim",
     activation_config="activation_function",
     when=_norm_first,
@@ -65,6 +72,8 @@ LLAMA = Declaration(
         output="mlp.down_proj",
         residual="post_attention_layernorm",
     ),
+    norms=("input_layernorm", "post_attention_layernorm"),
+    stream=Stream(entrances=("embed_tokens",), final="norm"),
     filters_config="intermediate_size",
     heads_config=True,
 )

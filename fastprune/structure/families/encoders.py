@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from fastprune.structure.declaration import Attention, Declaration, Sublayer, declare
+from dataclasses import replace
+from typing import Any
+
+from fastprune.structure.declaration import Attention, Declaration, Stream, Sublayer, declare
 
 BERT = Declaration(
     layers="encoder.layer",
@@ -17,6 +20,16 @@ BERT = Declaration(
     ),
     ffn=Sublayer(
         inputs=("intermediate.dense",), output="output.dense", residual="intermediate.dense"
+    ),
+    norms=("attention.output.LayerNorm", "output.LayerNorm"),
+    stream=Stream(
+        entrances=(
+            "embeddings.word_embeddings",
+            "embeddings.position_embeddings",
+            "embeddings.token_type_embeddings",
+        ),
+        norms=("embeddings.LayerNorm",),
+        readers=("pooler.dense",),
     ),
     filters_config="intermediate_size",
     activation_config="hidden_act",
@@ -34,10 +47,25 @@ DISTILBERT = Declaration(
         total_widths=("dim",),
     ),
     ffn=Sublayer(inputs=("ffn.lin1",), output="ffn.lin2", residual="ffn.lin1"),
+    norms=("sa_layer_norm", "output_layer_norm"),
+    stream=Stream(
+        entrances=("embeddings.word_embeddings", "embeddings.position_embeddings"),
+        norms=("embeddings.LayerNorm",),
+    ),
     filters_config="hidden_dim",
     activation_config="activation",
 )
 
-for _model_type in ("bert", "roberta", "xlm-roberta", "electra"):
+
+def _embeds_narrowly(config: Any) -> bool:
+    return bool(config.embedding_size != config.hidden_size)
+
+
+ELECTRA_NARROW = replace(
+    BERT, stream=Stream(entrances=("embeddings_project",)), when=_embeds_narrowly
+)
+
+for _model_type in ("bert", "roberta", "xlm-roberta"):
     declare(_model_type, BERT)
+declare("electra", ELECTRA_NARROW, BERT)
 declare("distilbert", DISTILBERT)
