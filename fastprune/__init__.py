@@ -12,6 +12,7 @@ from __future__ import annotations
 from fastprune.budget import Budget, parse_budget
 from fastprune.budget.latency import LatencyTable
 from fastprune.calibration import Statistics, collect_statistics
+from fastprune.cofi import GateTraining
 from fastprune.compaction import compact, load_pretrained, save_pretrained
 from fastprune.comparison import Comparison, compare
 from fastprune.data import Samples, load_samples
@@ -22,7 +23,8 @@ from fastprune.pareto import Sweep, sweep
 from fastprune.pipeline import PruneResult, prune
 from fastprune.structure import Site, find_sites
 from fastprune.tokens.reduce import reduce_tokens
-from fastprune.training import finetune
+from fastprune.training import Training
+from fastprune.training.finetuning import finetune
 from fastprune.training.search import search_path
 from fastprune.version import __version__
 
@@ -30,12 +32,14 @@ __all__ = [
     "Budget",
     "Comparison",
     "FastpruneError",
+    "GateTraining",
     "LatencyTable",
     "PruneResult",
     "Samples",
     "Site",
     "Statistics",
     "Sweep",
+    "Training",
     "__version__",
     "collect_statistics",
     "compact",

@@ -53,7 +53,9 @@ class Reader:
     progress: bool = False
 
     def calibration(self, source: Any, settings: Settings) -> Samples:
-        """Draw the calibration samples."""
+        """Draw the calibration samples; a method that trains takes all there are by default."""
+        if settings.selection.trains:
+            return self.training(source, settings.samples, settings.seed)
         labels = settings.targets == "labels" and any(settings.needs.values())
         if not settings.parity:
             return self._read(

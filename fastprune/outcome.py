@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -16,6 +17,7 @@ from fastprune.promise import promise_warnings
 from fastprune.report import Latency, Report, Score, Size, Stopwatch, with_total
 from fastprune.settings import Settings
 from fastprune.structure import HeadWidths, all_head_widths, find_sites, layer_units
+from fastprune.structure.stream import stream_width
 from fastprune.tokens.schedule import model_macs
 from fastprune.tuning import SiteTuning
 
@@ -29,12 +31,14 @@ class Outcome:
         masks: per site of the dense model, float32 [units], 1 = kept.
         tuning: what tuning did, site by site.
         watch: the seconds that all of it took.
+        training: how it was trained; None where it was not.
     """
 
     model: nn.Module
     masks: dict[str, Tensor]
     tuning: list[SiteTuning]
     watch: Stopwatch
+    training: dict[str, Any] | None = None
 
 
 def describe(
@@ -80,7 +84,8 @@ def describe(
         units=_units(given, pruned),
         timing_s=with_total(outcome.watch.seconds),
         processor_s=with_total(outcome.watch.processor),
-        sample_ids=samples.ids,
+        sample_ids=[] if settings.selection.trains else samples.ids,
+        training=outcome.training,
         latency_ms=latency,
         latency_table=None if table is None else table.origin(),
         tuning={
@@ -106,6 +111,9 @@ def _units(given: nn.Module, pruned: nn.Module) -> dict[str, list[int]]:
     if any(_narrowed(*layer) for layer in zip(before, after, strict=True)):
         found["query-key dimensions"] = [sum(widths.qk) for widths in after]
         found["value dimensions"] = [sum(widths.v) for widths in after]
+    before_width, width = stream_width(given), stream_width(pruned)
+    if width is not None and width != before_width:
+        found["hidden dimensions"] = [width]
     tokens = schedule_of(pruned)
     if tokens is not None:
         found["tokens"] = tokens

@@ -16,6 +16,7 @@ from fastprune.budget.latency import LatencyTable, Place
 from fastprune.calibration import Statistics
 from fastprune.calibration.objective import Targets
 from fastprune.calibration.statistics import FisherKind
+from fastprune.cofi.choices import GateTraining
 from fastprune.compaction import save_pretrained
 from fastprune.data import Samples
 from fastprune.device import device_of, resolve_dtype, settle_allocator
@@ -94,6 +95,7 @@ def prune(
     method: str | None = None,
     granularity: str = "heads",
     path: SearchedPath | str | os.PathLike[str] | None = None,
+    training: GateTraining | None = None,
     tune: str | None = None,
     stages: int = 1,
     teacher: str = "dense",
@@ -132,13 +134,15 @@ def prune(
         budget: ``"macs=0.5"``, ``"params=0.6"``, ``"latency=0.7"``, ``{"macs": 0.5}``,
             ``"macs=250M"``, ``"latency=12ms"``.
         method: how units are chosen: ``"obs"`` (the default), ``"obs-plain"``, ``"fisher"``,
-            ``"optin"``, ``"optin-parity"``, ``"spp"``, ``"spp-passes"``, ``"kprune"``,
+            ``"optin"``, ``"optin-parity"``, ``"spp"``, ``"spp-passes"``, ``"kprune"``, ``"cofi"``,
             ``"magnitude"`` or ``"random"``; see
             :data:`fastprune.selection.METHODS`.
         granularity: how finely attention is cut: ``"heads"``, or ``"dimensions"`` and
             ``"shared-dimensions"`` inside them; see :data:`fastprune.structure.GRANULARITIES`.
         path: that :func:`fastprune.search_path` has found, for ``method="spp"``; by default a path
             is followed on the calibration samples.
+        training: for ``method="cofi"``, how the model is trained; ``data`` then need labels, and
+            budgets are reached from the dense model one after the other.
         tune: how survivors are corrected: ``"weights"`` (the default) re-solves the kept output
             projections, ``"scale"`` rescales kept units, ``"bias"`` keeps the mean of what goes,
             ``"none"`` leaves all as it is.
@@ -150,7 +154,8 @@ def prune(
         tokenizer: found beside ``model`` where that is a path.
         statistics: of :func:`collect_statistics`, perhaps summed over shards or loaded from disk;
             ``data`` then serve tuning alone.
-        samples: calibration samples, drawn by ``seed``; by default 2048, or all there are.
+        samples: calibration samples, drawn by ``seed``; by default 2048, or all there are. A method
+            that trains takes all by default.
         batch_size: samples per forward pass; by default as many as keep the device busy.
         max_length: longest sample, in tokens.
         seq_len: tokens at which MACs are counted; by default the mean calibration length.
@@ -182,6 +187,7 @@ def prune(
         method=method,
         granularity=granularity,
         path=path,
+        training=training,
         tune=tune,
         stages=stages,
         teacher=teacher,
@@ -329,6 +335,9 @@ class Prepared:
         chosen = asdict(self.settings)
         for name in ("device", "cache", "progress"):
             del chosen[name]
+        chosen["training"] = (
+            self.settings.gate_training.chosen() if self.settings.selection.trains else None
+        )
         chosen["statistics"] = statistics and fingerprint_statistics(statistics)
         if self.settings.promises_latency and self.settings.latency_table is None:
             chosen["place"] = asdict(Place.of(self.model))  # a table will be measured here

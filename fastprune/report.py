@@ -140,7 +140,8 @@ class Report:
         targets: what calibration losses were taken against, ``"model"`` or ``"labels"``.
         units: kept units per layer, by ``"heads"`` and ``"filters"``; where heads have lost
             dimensions also by ``"query-key dimensions"`` and ``"value dimensions"``; where tokens
-            are reduced, also how many ``"tokens"`` enter each.
+            are reduced, also how many ``"tokens"`` enter each. ``"hidden dimensions"`` is one
+            number, where some have gone.
         timing_s: seconds per stage; stages before ``compact`` are shared by all budgets of a run
             (but for ``search``, where a method selects while it tunes, or tokens are reduced
             afterwards). Budgets that are tuned
@@ -148,7 +149,9 @@ class Report:
             model's pass, where that is not part of calibration.
             ``total`` is their sum; scoring and the measurement of latency are not in it.
         processor_s: the same of processor time, over all threads of the process.
-        sample_ids: rows of the calibration source that were used, in order.
+        sample_ids: rows of the calibration source that were used, in order; empty where a method
+            trains.
+        training: how a method that trains has done so, and how many of what it took.
         latency_table: where, when and how the latency table was measured, if one was used.
         tuning: per site, the relative error of its output before it was tuned.
         processes: how many shared the work.
@@ -172,6 +175,7 @@ class Report:
     timing_s: dict[str, float]
     processor_s: dict[str, float]
     sample_ids: list[int]
+    training: dict[str, Any] | None = None
     latency_ms: Latency | None = None
     latency_table: dict[str, Any] | None = None
     tuning: dict[str, float] = field(default_factory=dict)

@@ -12,11 +12,13 @@ from torch import Tensor, nn
 from fastprune.budget import Budget, BudgetKind, Prices, price_sites
 from fastprune.budget.latency import LatencyTable
 from fastprune.calibration import Statistics
+from fastprune.cofi import Cofi, Task
 from fastprune.compaction import compact, uniform_kinds
 from fastprune.data import Samples
 from fastprune.device import device_of, free_bytes, size_in_bytes
 from fastprune.distributed import Group
 from fastprune.errors import FastpruneError
+from fastprune.evaluation.metrics import LOWER_IS_BETTER
 from fastprune.evaluation.scorer import Scorer
 from fastprune.inputs import computable, restore_dtypes
 from fastprune.kprune import Reference, kprune
@@ -120,6 +122,9 @@ class Run:
             settings = self._settings = settings.with_statistics(
                 statistics.fisher, statistics.targets
             )
+        if settings.selection.trains:
+            yield from self._trained()
+            return
         survey = Survey(self._dense, self._sites, self._samples, settings, self._group)
         self._survey = survey
         # Whether budgets can be met does not depend on the data: find out before reading them.
@@ -277,6 +282,29 @@ class Run:
                 progress=self._settings.progress,
             )
         return Outcome(found.model, found.masks, found.tuning, watch)
+
+    def _trained(self) -> Iterator[Pruned]:
+        """Select while the weights are trained, then train those that are left."""
+        settings, scorer = self._settings, self._scorer
+        cofi = Cofi(
+            self._dense,
+            Task(
+                self._samples,
+                None if scorer.metric is None else scorer.pruned,
+                scorer.metric not in LOWER_IS_BETTER,
+                self._seq_len,
+            ),
+            settings.gate_training,
+            self._group,
+        )
+        for budget in settings.budgets:
+            cofi.check(budget)
+        dense_score = self._group.first(lambda: scorer.dense(self._dense))
+        for budget in settings.budgets:
+            watch = self._watch.copy()
+            found = cofi.train(budget, watch)
+            outcome = Outcome(found.model, found.masks, [], watch, found.record)
+            yield from self._finish([budget], [outcome], dense_score)
 
     def _finish(
         self, budgets: Sequence[Budget], outcomes: Sequence[Outcome], dense_score: float | None

@@ -17,6 +17,7 @@ from fastprune.budget.latency import LatencyTable
 from fastprune.calibration.collect import MINI_BATCH
 from fastprune.calibration.objective import Targets
 from fastprune.calibration.statistics import FisherKind, Needs
+from fastprune.cofi.choices import GateTraining
 from fastprune.errors import FastpruneError
 from fastprune.selection import METHODS, Method
 from fastprune.spp.saved import SearchedPath
@@ -44,6 +45,7 @@ class Settings:
     method: str | None = None
     granularity: str = "heads"
     path: SearchedPath | str | os.PathLike[str] | None = None
+    training: GateTraining | None = None
     tune: str | None = None
     stages: int = 1
     teacher: str = "dense"
@@ -108,6 +110,10 @@ class Settings:
                 f"method {self.method_name} follows no searched path; use method spp, or leave "
                 "path out"
             )
+        if self.training is not None and not self.selection.trains:
+            raise FastpruneError(
+                f"method {self.method_name} does not train; use method cofi, or leave training out"
+            )
         if self.selection.while_tuning:
             self._check_while_tuning()
         original = f"preset {self.preset}" if self.parity else None
@@ -168,7 +174,7 @@ class Settings:
         self._check_only(
             f"method {self.method_name}",
             {
-                "tune": (None, "weights"),
+                "tune": (None, "none" if self.selection.trains else "weights"),
                 "stages": (1,),
                 "teacher": ("dense",),
                 "targets": ("model",),
@@ -345,8 +351,15 @@ class Settings:
 
     @property
     def tuner(self) -> str:
-        """How survivors are corrected."""
-        return "weights" if self.tune is None else self.tune
+        """How survivors are corrected; a method that trains has done so."""
+        default = "none" if self.selection.trains else "weights"
+        return default if self.tune is None else self.tune
+
+    @property
+    def gate_training(self) -> GateTraining:
+        """How a model is trained under gates."""
+        chosen = GateTraining() if self.training is None else self.training
+        return chosen.running(seed=self.seed, dtype=self.dtype, progress=self.progress)
 
     @property
     def fisher_kind(self) -> FisherKind:

@@ -16,7 +16,7 @@ from fastprune.cli.options import (
 )
 from fastprune.progress import calm_libraries
 from fastprune.structure import GRANULARITIES
-from fastprune.training import finetune as finetune_model
+from fastprune.training.finetuning import finetune as finetune_model
 from fastprune.training.search import search_path
 
 _FEW = 0.1

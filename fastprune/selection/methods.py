@@ -35,7 +35,9 @@ class Method:
 
     Attributes:
         learn: find out what units are worth. None where that cannot be known beforehand, because
-            units are chosen while the model is tuned: then :mod:`fastprune.kprune` does both.
+            units are chosen while the model is tuned: then :mod:`fastprune.kprune` does both, or
+            :mod:`fastprune.cofi` where the method trains.
+        trains: whether it trains the model, with labelled samples of any number.
         score: what ``learn`` goes by, where methods have that in common and it takes long; it is
             given the result.
         mask_fisher: whether it needs the Fisher blocks of the masks.
@@ -48,6 +50,7 @@ class Method:
     """
 
     learn: Callable[[Evidence], Chooser] | None
+    trains: bool = False
     score: Callable[[Evidence], Losses] | None = None
     mask_fisher: bool = False
     mask_gradients: bool = False
@@ -156,6 +159,7 @@ METHODS = {
     "spp": _path(_spp),
     "spp-passes": _path(_spp_passes),
     "kprune": Method(learn=None),
+    "cofi": Method(learn=None, trains=True),
     "magnitude": Method(lambda given: Ranked(magnitudes(given.model, given.sites))),
     "random": Method(
         lambda given: Ranked(random_scores(given.sites, given.seed)), inside_heads=True
@@ -167,5 +171,6 @@ then rearrangement. ``optin``: what changes in later layers and in the predictio
 taken away (Khaki & Plataniotis 2024); ``optin-parity``: with the factors of the released code.
 ``spp``: the order in which units enter a solution path, in nested masks, where the loss is the
 Fisher information; ``spp-passes``: where it is the masked model's own. ``kprune``: sublayer after
-sublayer, tuned at once (Park et al. 2024). ``magnitude`` and ``random`` are baselines that read no
+sublayer, tuned at once (Park et al. 2024). ``cofi``: trained along with the weights (Xia et al.
+2022). ``magnitude`` and ``random`` are baselines that read no
 data."""

@@ -23,6 +23,7 @@ class Training:
         weight_decay: of AdamW.
         save_every: steps between checkpoints; None = at the end of each epoch.
         seed: of the order of samples and of dropout.
+        group_by_length: put samples of like length into a batch, so that little is padded.
         dtype: autocast type of the passes.
         progress: whether there is a bar.
     """
@@ -34,6 +35,7 @@ class Training:
     weight_decay: float = 0.01
     save_every: int | None = None
     seed: int = 0
+    group_by_length: bool = False
     dtype: torch.dtype = torch.float32
     progress: bool = False
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.optim.lr_scheduler import LambdaLR
 
 from fastprune.data import Samples
 from fastprune.data.fitting import check_labels
@@ -21,6 +22,7 @@ from fastprune.device import device_of
 from fastprune.errors import CheckpointError, DataError, FastpruneError, NumericalError
 from fastprune.progress import progress_bar
 from fastprune.training.choices import Training
+from fastprune.training.order import ByLength
 
 _DIVERGED = "training does not stay finite; use a smaller learning rate, or --dtype float32"
 
@@ -55,8 +57,10 @@ def make_trainer(
     directory: Path,
     *,
     optimizer: torch.optim.Optimizer | None = None,
+    schedule: LambdaLR | None = None,
     score: Callable[[], float] | None = None,
     greater_is_better: bool = True,
+    label: str = "train",
 ) -> Any:
     """A Trainer for a model that returns its loss.
 
@@ -66,9 +70,11 @@ def make_trainer(
         training: how.
         directory: for checkpoints.
         optimizer: steps at a constant rate; AdamW with a schedule by default.
+        schedule: of the optimizer's rates instead.
         score: of the model as it stands, on held-out data, taken at every checkpoint; the best
             checkpoint is what comes out. None = the last one.
         greater_is_better: of scores.
+        label: of the bar.
 
     Raises:
         FastpruneError: a model on a GPU that the Trainer would not train on.
@@ -87,6 +93,12 @@ def make_trainer(
                 self.args, self.state, self.control, metrics
             )
             return metrics
+
+        def _get_train_sampler(self, *given: Any) -> Any:
+            if not training.group_by_length:
+                return super()._get_train_sampler(*given)
+            size = training.batch_size * self.args.world_size
+            return ByLength(samples.lengths, size, training.seed)
 
     device = device_of(model)
     steps = training.steps(len(samples))
@@ -137,8 +149,8 @@ def make_trainer(
         train_dataset=range(len(samples)),
         eval_dataset=None if score is None else range(1),
         data_collator=lambda positions: batch_inputs(samples, positions),
-        optimizers=(optimizer, None),
-        callbacks=[_watcher(training.progress)],
+        optimizers=(optimizer, schedule),
+        callbacks=[_watcher(training.progress, label)],
     )
     # Losses are means of batches, whatever the model could make of a count of all labels.
     trainer.model_accepts_loss_kwargs = False
@@ -182,7 +194,7 @@ def check_finite(model: nn.Module) -> None:
         raise NumericalError(_DIVERGED)
 
 
-def _watcher(progress: bool) -> Any:
+def _watcher(progress: bool, label: str) -> Any:
     from transformers import TrainerCallback
 
     class Watcher(TrainerCallback):
@@ -190,7 +202,7 @@ def _watcher(progress: bool) -> Any:
 
         def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             shown = progress and state.is_world_process_zero
-            self._bar = progress_bar("train", total=state.max_steps, enabled=shown, unit="step")
+            self._bar = progress_bar(label, total=state.max_steps, enabled=shown, unit="step")
             self._bar.update(state.global_step)
 
         def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:

@@ -1,0 +1,128 @@
+"""What training with gates leaves to choose."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastprune.cofi.layout import GATES
+from fastprune.errors import FastpruneError
+from fastprune.training.choices import Training
+
+DISTILLATIONS = ("layers", "prediction", "none")
+"""What a student learns from: hidden states and predictions of the dense model, its predictions
+alone, or nothing but labels."""
+MATCHINGS = ("ordered", "nearest")
+"""How layers of the student are found for those of the teacher: from the top down, each below the
+one before and not closed (version 4 of the released code), or any (version 3)."""
+TEACHER_LAYERS = ("spread", "random")
+"""Which four layers of the teacher are imitated: at even distances, or others in every batch."""
+STARTS = ("open", "fisher")
+"""Where gates start: all open, or at the ranks of their units' Fisher information."""
+
+CustomLoss = Callable[[Any, Mapping[str, Tensor]], Tensor]
+"""From a model's outputs and the batch, labels included, to a scalar."""
+
+
+@dataclass(frozen=True)
+class GateTraining:
+    """How a model is trained under gates (``method="cofi"``), and afterwards without them.
+
+    Attributes:
+        gates: what has gates, any of :data:`GATES`; None = all that the model can do without.
+        training: of weights under gates: how long and in what steps. The rate falls linearly.
+        finetuning: of the smaller model; None = not at all.
+        ramp: the share of the steps under gates in which the target of sparsity rises.
+        gate_rate: learning rate of gates and multipliers.
+        distillation: one of :data:`DISTILLATIONS`.
+        matching: one of :data:`MATCHINGS`.
+        teacher_layers: one of :data:`TEACHER_LAYERS`.
+        layer_share: how much of the loss hidden states are; the rest are predictions.
+        temperature: that softens predictions.
+        start: one of :data:`STARTS`.
+        tolerance: how far the expected sparsity may be below its target where a checkpoint counts.
+        loss: instead of the model's own loss, where nothing is distilled.
+        checkpoints: a directory for checkpoints; None = a temporary one.
+        resume: go on from the checkpoints of an interrupted training.
+    """
+
+    gates: tuple[str, ...] | None = None
+    training: Training = field(default_factory=lambda: Training(epochs=3.0, learning_rate=5e-5))
+    finetuning: Training | None = field(
+        default_factory=lambda: Training(epochs=2.0, learning_rate=3e-5)
+    )
+    ramp: float = 0.4
+    gate_rate: float = 0.1
+    distillation: str = "layers"
+    matching: str = "ordered"
+    teacher_layers: str = "spread"
+    layer_share: float = 0.9
+    temperature: float = 2.0
+    start: str = "open"
+    tolerance: float = 0.01
+    loss: CustomLoss | None = None
+    checkpoints: str | os.PathLike[str] | None = None
+    resume: bool = False
+
+    def running(self, *, seed: int, dtype: torch.dtype, progress: bool) -> GateTraining:
+        """The same, with what all of a run has in common."""
+        common: Any = {"seed": seed, "dtype": dtype, "progress": progress}
+        tuning = None if self.finetuning is None else replace(self.finetuning, **common)
+        return replace(self, training=replace(self.training, **common), finetuning=tuning)
+
+    def chosen(self) -> dict[str, Any]:
+        """All that a result depends on, as plain values."""
+        values = asdict(replace(self, loss=None))
+        for name in ("checkpoints", "resume"):
+            del values[name]
+        for name in ("training", "finetuning"):
+            if values[name] is not None:
+                del values[name]["progress"]
+                values[name]["dtype"] = str(values[name]["dtype"]).removeprefix("torch.")
+        values["loss"] = getattr(self.loss, "__qualname__", self.loss and type(self.loss).__name__)
+        return values
+
+    def __post_init__(self) -> None:
+        if self.gates is not None and not self.gates:
+            raise FastpruneError(f"no gates to train; name some of {', '.join(GATES)}")
+        for kind in self.gates or ():
+            _check_known("gates", kind, GATES)
+        for name, known in (
+            ("distillation", DISTILLATIONS),
+            ("matching", MATCHINGS),
+            ("teacher_layers", TEACHER_LAYERS),
+            ("start", STARTS),
+        ):
+            _check_known(name, getattr(self, name), known)
+        for name, least, most in (
+            ("ramp", 0, 1),
+            ("layer_share", 0, 1),
+            ("tolerance", 0, 1),
+            ("gate_rate", 0, None),
+            ("temperature", 0, None),
+        ):
+            _check_number(name, getattr(self, name), least, most)
+        if self.loss is not None and self.distillation != "none":
+            raise FastpruneError(
+                "a loss of one's own does not go with distillation; use distillation='none'"
+            )
+        if self.resume and self.checkpoints is None:
+            raise FastpruneError("resume needs the directory of the checkpoints to go on from")
+
+
+def _check_known(name: str, value: object, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise FastpruneError(f"unknown {name} {value!r}; use {', '.join(choices)}")
+
+
+def _check_number(name: str, value: object, least: float, most: float | None) -> None:
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    top = float("inf") if most is None else most
+    if not number or not least <= value <= top or (most is None and not least < value < top):  # type: ignore[operator]
+        span = "a positive number" if most is None else f"between {least} and {most}"
+        raise FastpruneError(f"{name} must be {span}, got {value}")

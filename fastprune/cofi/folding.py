@@ -1,0 +1,84 @@
+"""From gates to a smaller model: what is closed goes, what is half open becomes weight."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from fastprune.cofi.values import GateValues
+from fastprune.compaction import compact
+from fastprune.structure import Site
+from fastprune.structure.empty import BiasOnly
+from fastprune.structure.projection import Projection, weight_view
+from fastprune.structure.stream import ResidualStream, residual_stream
+
+Model = TypeVar("Model", bound=nn.Module)
+
+
+@torch.no_grad()
+def compact_gated(model: Model, sites: Sequence[Site], values: GateValues) -> Model:
+    """A smaller copy of ``model`` that computes what it does under gates, and needs none.
+
+    Gates of units become part of the columns of output projections, those of sublayers of all their
+    weights. Hidden dimensions are gated where they are written: entrances, outputs of sublayers,
+    norms. Their gates go there, never to what reads them, because the residual stream passes
+    readers by.
+
+    Args:
+        model: it is not changed.
+        sites: all of its sites.
+        values: of its gates; what is 0 goes.
+
+    Raises:
+        UnsupportedModelError: hidden dimensions that cannot be removed.
+    """
+    masks, hidden = values.kept(sites), values.hidden
+    stream = None if hidden is None else residual_stream(model)
+    small = compact(model, masks, sites, hidden=None if hidden is None else hidden != 0)
+    if stream is None or hidden is None:
+        left = values
+    else:
+        left = GateValues(values.units, values.sublayers, hidden[hidden != 0])
+        _fold_stream(small, stream, sites, left.hidden)
+    for site in sites:
+        projection = small.get_submodule(site.name)
+        outputs = left.outputs(site.name)
+        if isinstance(projection, Projection) and site.name in values.units:
+            units = values.units[site.name]
+            columns = site.spread(units)[site.spread(masks[site.name].to(units.device))]
+            weight_view(projection).mul_(columns)
+        if outputs is not None:
+            _scale_outputs(projection, outputs)
+    return small
+
+
+def _fold_stream(
+    small: nn.Module, stream: ResidualStream, sites: Sequence[Site], hidden: Tensor | None
+) -> None:
+    """Everything that writes hidden dimensions, but for the output projections of sites."""
+    assert hidden is not None
+    # What reads the last norm with the weight of an entrance has that entrance's gates already.
+    norms = stream.norms[:-1] if stream.tied else stream.norms
+    for path in norms:
+        for parameter in small.get_submodule(path).parameters(recurse=False):
+            parameter.mul_(hidden)
+    named = {site.name for site in sites}
+    for path in stream.entrances:
+        _scale_outputs(small.get_submodule(path), hidden)
+    for path in stream.writers:
+        if path not in named:
+            _scale_outputs(small.get_submodule(path), hidden)
+
+
+def _scale_outputs(module: nn.Module, factors: Tensor) -> None:
+    """Multiply what a module hands on by [outputs] or a scalar."""
+    if isinstance(module, Projection):
+        weight_view(module).mul_(factors.reshape(-1, 1))
+    elif not isinstance(module, BiasOnly):
+        module.weight.mul_(factors)  # type: ignore[operator]
+    bias = getattr(module, "bias", None)
+    if bias is not None:
+        bias.mul_(factors)

@@ -1,0 +1,41 @@
+"""How gates are made to reach a sparsity: a Lagrangian whose multipliers ascend."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+class Lagrangian(nn.Module):
+    """``l1 (s - t) + l2 (s - t)^2`` for an expected sparsity ``s`` and a target ``t`` (Wang et al.
+    2020, "Structured pruning of large language models"), where the target ramps up linearly.
+
+    Attributes:
+        multipliers: float32 [2], ``l1`` and ``l2``, from 0; an optimizer is to maximise by them.
+        steps: int64 scalar, how many have been taken.
+    """
+
+    steps: Tensor
+
+    def __init__(self, target: float, ramp: int) -> None:
+        """Start with a target of 0.
+
+        Args:
+            target: sparsity to reach.
+            ramp: after so many steps.
+        """
+        super().__init__()
+        self._target, self._ramp = target, ramp
+        self.multipliers = nn.Parameter(torch.zeros(2))
+        self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
+
+    @property
+    def target(self) -> float:
+        """The sparsity that is asked for by now."""
+        return self._target * min(1.0, (int(self.steps) + 1) / max(1, self._ramp))
+
+    def forward(self, sparsity: Tensor) -> Tensor:
+        """What being off the target costs: a scalar for a scalar."""
+        gap = sparsity - self.target
+        linear, square = self.multipliers.to(gap)
+        return linear * gap + square * gap.square()

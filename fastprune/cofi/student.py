@@ -1,0 +1,122 @@
+"""A model in training, under gates or without, as a module that returns its loss."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor, nn
+
+from fastprune.cofi.choices import CustomLoss
+from fastprune.cofi.distillation import Distillation, captured, valid_tokens
+from fastprune.cofi.gates import Gates
+from fastprune.cofi.gating import Gating
+from fastprune.cofi.lagrangian import Lagrangian
+from fastprune.cofi.values import GateValues
+from fastprune.data.samples import model_inputs
+from fastprune.structure import Site
+from fastprune.structure.declaration import anatomy
+
+
+class Student(nn.Module):
+    """A model with all that is trained along with it.
+
+    Attributes:
+        model: whose weights are trained.
+        distillation: what it learns from; None = labels.
+        gates: that it is under; None where it has been compacted.
+        lagrangian: that draws them to a sparsity.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        sites: Sequence[Site],
+        *,
+        distillation: Distillation | None = None,
+        loss: CustomLoss | None = None,
+        gates: Gates | None = None,
+        lagrangian: Lagrangian | None = None,
+    ) -> None:
+        """Put a model together with its gates and its teacher.
+
+        Args:
+            model: is trained where it is.
+            sites: of the model.
+            distillation: from its teacher.
+            loss: instead of the model's own, where there is no teacher.
+            gates: to train it under.
+            lagrangian: of the gates.
+        """
+        super().__init__()
+        self.model, self.distillation, self._loss = model, distillation, loss
+        self.gates, self.lagrangian = gates, lagrangian
+        self._sites = sites
+        self._gating = (
+            None if gates is None else Gating(model, sites, hidden=gates.layout.hidden > 0)
+        )
+        self.register_state_dict_post_hook(_drop_aliases)
+        self.register_load_state_dict_pre_hook(_restore_aliases)
+
+    def forward(self, **batch: Tensor) -> dict[str, Tensor]:
+        """The loss of a batch with labels, the price of being off the target included."""
+        if self.gates is None:
+            return {"loss": self._task_loss(batch, None)}
+        assert self.lagrangian is not None
+        assert self._gating is not None
+        values, sparsity = self.gates.draw()
+        with self._gating.on(values):
+            loss = self._task_loss(batch, values)
+        return {"loss": loss + self.lagrangian(sparsity).to(loss)}
+
+    def _task_loss(self, batch: dict[str, Tensor], values: GateValues | None) -> Tensor:
+        if self.distillation is None:
+            outputs = self.model(**batch)
+            found: Tensor = outputs.loss if self._loss is None else self._loss(outputs, batch)
+            return found
+        inputs = model_inputs(batch)
+        lesson = self.distillation.teach(inputs, batch)
+        layers = range(len(anatomy(self.model).blocks)) if lesson.hidden else ()
+        with captured(self.model, layers, valid_tokens(batch)) as hidden:
+            outputs = self.model(**inputs)
+        found = self.distillation(outputs, hidden, self._alive(values), batch, lesson)
+        return found
+
+    def _alive(self, values: GateValues | None) -> list[int]:
+        """Layers that do anything."""
+        layers = {site.layer for site in self._sites}
+        if values is not None:
+            kept = values.kept(self._sites)
+            layers = {site.layer for site in self._sites if kept[site.name].any()}
+        return sorted(layers)
+
+
+def _aliases(module: nn.Module) -> dict[str, str]:
+    """Further names of shared weights, and the first name of each."""
+    first: dict[int, str] = {}
+    found = {}
+    for name, parameter in module.named_parameters(remove_duplicate=False):
+        if first.setdefault(id(parameter), name) != name:
+            found[name] = first[id(parameter)]
+    return found
+
+
+def _drop_aliases(module: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
+    """Files of checkpoints refuse weights that are there twice."""
+    for name in _aliases(module):
+        del state[prefix + name]
+
+
+def _restore_aliases(module: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
+    for name, first in _aliases(module).items():
+        state[prefix + name] = state[prefix + first]
+
+
+def freeze_embeddings_(student: Student) -> None:
+    """Leave embeddings out: as in CoFi, what enters the first layer stays what it was."""
+    found = anatomy(student.model)
+    stream = found.declarations[0].stream
+    base: Any = getattr(student.model, "base_model", student.model)
+    for path in () if stream is None else stream.entrances:
+        for parameter in base.get_submodule(path).parameters():
+            parameter.requires_grad_(False)
