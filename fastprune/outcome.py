@@ -95,6 +95,7 @@ def describe(
         },
         warnings=[
             *_warnings(outcome.tuning, settings.parity),
+            *_training_warnings(outcome.training),
             *promise_warnings(given, budget, latency, table),
         ],
         device=str(device_of(pruned)),
@@ -132,6 +133,19 @@ def _warnings(tuning: Sequence[SiteTuning], stops: bool) -> list[str]:
         f"{entry.site} keeps its untuned values: {entry.failure}{after}"
         for entry in tuning
         if entry.failure is not None
+    ]
+
+
+def _training_warnings(training: dict[str, Any] | None) -> list[str]:
+    """What to say of gates that have not closed as far as they were to."""
+    if training is None:
+        return []
+    target, expected = (training["sparsity"][name] for name in ("target", "expected"))
+    if target - expected <= training["tolerance"]:
+        return []
+    return [
+        f"the gates expect a sparsity of {expected:.3f} where {target:.3f} is asked for, so the "
+        "rest went without being learnt; train longer, or raise the gate rate"
     ]
 
 

@@ -110,6 +110,10 @@ class Settings:
                 f"method {self.method_name} follows no searched path; use method spp, or leave "
                 "path out"
             )
+        if self.training is not None and not isinstance(self.training, GateTraining):
+            raise FastpruneError(
+                f"training must be a fastprune.GateTraining, got {self.training!r}"
+            )
         if self.training is not None and not self.selection.trains:
             raise FastpruneError(
                 f"method {self.method_name} does not train; use method cofi, or leave training out"

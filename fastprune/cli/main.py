@@ -12,6 +12,7 @@ from typing import Any
 import click
 
 from fastprune.cli.batch import batch
+from fastprune.cli.cofi import cofi
 from fastprune.cli.compare import compare
 from fastprune.cli.demo import demo
 from fastprune.cli.doctor import doctor
@@ -85,6 +86,7 @@ for _command in (
     sweep,
     compare,
     batch,
+    cofi,
     search,
     finetune,
     evaluate,

@@ -59,6 +59,35 @@ def prune(
     **options: Any,
 ) -> None:
     """Prune MODEL (a directory or a hub id) and write the smaller model to --out."""
+    prune_and_save(
+        model,
+        train,
+        eval_data,
+        budgets,
+        out,
+        overwrite=overwrite,
+        dtype=dtype,
+        quiet=quiet,
+        as_json=as_json,
+        **options,
+    )
+
+
+def prune_and_save(
+    model: str,
+    train: str,
+    eval_data: str | None,
+    budgets: Sequence[str],
+    out: Path,
+    *,
+    overwrite: bool,
+    dtype: str,
+    quiet: bool,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Prune to every budget and save each model as soon as it is there; ``options`` are those of
+    :class:`Settings`."""
     calm_libraries()
     asked = [parse_budget(budget) for budget in budgets]
     targets = _targets(out, asked)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
@@ -24,6 +24,10 @@ TEACHER_LAYERS = ("spread", "random")
 """Which four layers of the teacher are imitated: at even distances, or others in every batch."""
 STARTS = ("open", "fisher")
 """Where gates start: all open, or at the ranks of their units' Fisher information."""
+
+UNDER_GATES = Training(epochs=3.0, learning_rate=5e-5, group_by_length=True)
+AFTERWARDS = Training(epochs=2.0, learning_rate=5e-5, group_by_length=True)
+"""How weights are trained by default, with gates and when these are gone."""
 
 CustomLoss = Callable[[Any, Mapping[str, Tensor]], Tensor]
 """From a model's outputs and the batch, labels included, to a scalar."""
@@ -47,15 +51,13 @@ class GateTraining:
         start: one of :data:`STARTS`.
         tolerance: how far the expected sparsity may be below its target where a checkpoint counts.
         loss: instead of the model's own loss, where nothing is distilled.
-        checkpoints: a directory for checkpoints; None = a temporary one.
+        checkpoints: a directory for checkpoints, which stay there; None = a temporary one.
         resume: go on from the checkpoints of an interrupted training.
     """
 
     gates: tuple[str, ...] | None = None
-    training: Training = field(default_factory=lambda: Training(epochs=3.0, learning_rate=5e-5))
-    finetuning: Training | None = field(
-        default_factory=lambda: Training(epochs=2.0, learning_rate=3e-5)
-    )
+    training: Training = UNDER_GATES
+    finetuning: Training | None = AFTERWARDS
     ramp: float = 0.4
     gate_rate: float = 0.1
     distillation: str = "layers"
@@ -88,6 +90,10 @@ class GateTraining:
         return values
 
     def __post_init__(self) -> None:
+        for name in ("training", "finetuning"):
+            value = getattr(self, name)
+            if not isinstance(value, Training) and (name, value) != ("finetuning", None):
+                raise FastpruneError(f"{name} must be a fastprune.Training, got {value!r}")
         if self.gates is not None and not self.gates:
             raise FastpruneError(f"no gates to train; name some of {', '.join(GATES)}")
         for kind in self.gates or ():

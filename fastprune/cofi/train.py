@@ -25,6 +25,7 @@ from fastprune.cofi.layout import GateLayout
 from fastprune.cofi.start import fisher_start
 from fastprune.cofi.steps import Steps
 from fastprune.cofi.student import Student, freeze_embeddings_
+from fastprune.compaction.directories import budget_directory
 from fastprune.data import Samples
 from fastprune.device import cache_off, device_of
 from fastprune.distributed import Group
@@ -238,11 +239,9 @@ class Cofi:
 
     @contextmanager
     def _directory(self, budget: Budget) -> Iterator[Path]:
-        """Where checkpoints of a budget lie; they are gone once it is finished."""
+        """Where checkpoints of a budget lie; temporary ones are gone afterwards."""
         if self._choices.checkpoints is not None:
-            directory = Path(self._choices.checkpoints) / str(budget).replace("=", "-")
-            yield directory
-            self._group.first(lambda: shutil.rmtree(directory, ignore_errors=True))
+            yield budget_directory(Path(self._choices.checkpoints), budget)
             return
         temporary = Path(self._group.first(lambda: tempfile.mkdtemp(prefix="fastprune-")))
         try:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import copy
 import json
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from click.testing import CliRunner
+from interruptions import interrupted
 from tiny_models import tiny
 from tiny_samples import image_samples, samples_for, text_samples
 
@@ -33,23 +33,6 @@ def pruned(family="bert", data=None, **options):
 @pytest.fixture
 def samples():
     return text_samples("classification", 16)
-
-
-@contextmanager
-def interrupted(monkeypatch, steps):
-    """The user loses patience after so many steps."""
-    step, taken = torch.optim.AdamW.step, []
-
-    def failing(self, closure=None):
-        if len(taken) == steps:
-            raise KeyboardInterrupt
-        taken.append(1)
-        return step(self, closure)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(torch.optim.AdamW, "step", failing)
-        with pytest.raises(KeyboardInterrupt):
-            yield
 
 
 def test_it_learns_and_keeps_what_was_removed_removed(samples, tmp_path):

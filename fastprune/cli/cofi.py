@@ -1,0 +1,204 @@
+"""``fastprune cofi``: what goes is learnt along with the weights, where there is time."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import click
+
+from fastprune.cli.options import (
+    output_options,
+    reading_options,
+    running_options,
+    training_options,
+)
+from fastprune.cli.prune import prune_and_save
+from fastprune.cofi.choices import (
+    AFTERWARDS,
+    DISTILLATIONS,
+    MATCHINGS,
+    STARTS,
+    TEACHER_LAYERS,
+    UNDER_GATES,
+    GateTraining,
+)
+from fastprune.cofi.layout import GATES
+from fastprune.distributed import current_group
+
+_DEFAULT = GateTraining()
+
+
+def _kinds(context: click.Context, parameter: click.Parameter, value: str | None) -> Any:
+    return None if value is None else tuple(name.strip() for name in value.split(","))
+
+
+@click.command()
+@click.argument("model")
+@click.option("--train", required=True, metavar="FILE_OR_TASK", help="Labelled training data.")
+@click.option("--eval", "eval_data", metavar="FILE_OR_TASK", help="Held-out data to score on.")
+@click.option(
+    "--budget",
+    "budgets",
+    multiple=True,
+    default=["params=0.2"],
+    show_default=True,
+    metavar="KIND=VALUE",
+    help="params=0.2 or macs=0.1 for a share, macs=20M for a number. May repeat, a training each.",
+)
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="Output directory.")
+@click.option(
+    "--gates",
+    metavar="A[,B]",
+    callback=_kinds,
+    help=f"What may go: {', '.join(GATES)}.  [default: all that the model can do without]",
+)
+@click.option(
+    "--epochs",
+    default=UNDER_GATES.epochs,
+    show_default=True,
+    help="Rounds through the data under gates.",
+)
+@click.option(
+    "--finetune-epochs",
+    default=AFTERWARDS.epochs,
+    show_default=True,
+    help="Rounds of the smaller model afterwards; 0 = none.",
+)
+@click.option(
+    "--learning-rate",
+    default=UNDER_GATES.learning_rate,
+    show_default=True,
+    help="Of weights under gates; it falls linearly.",
+)
+@click.option(
+    "--finetune-learning-rate",
+    default=AFTERWARDS.learning_rate,
+    show_default=True,
+    help="Of weights afterwards, likewise.",
+)
+@click.option(
+    "--gate-rate",
+    default=_DEFAULT.gate_rate,
+    show_default=True,
+    help="Learning rate of gates.",
+)
+@click.option(
+    "--ramp",
+    default=_DEFAULT.ramp,
+    show_default=True,
+    help="Share of the steps under gates in which the target rises.",
+)
+@click.option(
+    "--distillation",
+    type=click.Choice(DISTILLATIONS),
+    default=_DEFAULT.distillation,
+    show_default=True,
+    help="What is learnt from MODEL: hidden states and predictions, predictions, or nothing.",
+)
+@click.option(
+    "--matching",
+    type=click.Choice(MATCHINGS),
+    default=_DEFAULT.matching,
+    show_default=True,
+    help="How layers are matched with those of MODEL.",
+)
+@click.option(
+    "--teacher-layers",
+    type=click.Choice(TEACHER_LAYERS),
+    default=_DEFAULT.teacher_layers,
+    show_default=True,
+    help="Which four layers of MODEL are imitated.",
+)
+@click.option(
+    "--start",
+    type=click.Choice(STARTS),
+    default=_DEFAULT.start,
+    show_default=True,
+    help="Gates start open, or at the ranks of their units' Fisher information.",
+)
+@click.option(
+    "--save-every",
+    type=int,
+    help="Steps between checkpoints, each scored on --eval.  [default: an epoch]",
+)
+@click.option("--metric", metavar="NAME", help="Score to report; default: the task's own.")
+@training_options
+@reading_options
+@running_options
+@output_options
+def cofi(
+    model: str,
+    train: str,
+    eval_data: str | None,
+    budgets: Sequence[str],
+    out: Path,
+    gates: tuple[str, ...] | None,
+    epochs: float,
+    finetune_epochs: float,
+    learning_rate: float,
+    finetune_learning_rate: float,
+    gate_rate: float,
+    ramp: float,
+    distillation: str,
+    matching: str,
+    teacher_layers: str,
+    start: str,
+    save_every: int | None,
+    batch_size: int,
+    accumulate: int,
+    resume: bool,
+    overwrite: bool,
+    dtype: str,
+    quiet: bool,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Train MODEL under gates until it fits --budget, and write the smaller model to --out.
+
+    Heads, filters, whole sublayers and hidden dimensions go. This takes labels and minutes to
+    hours, and pays where little is to be left: below a fifth.
+    """
+    checkpoints = out.with_name(f"{out.name}.checkpoints")
+    common: dict[str, Any] = {
+        "batch_size": batch_size,
+        "accumulate": accumulate,
+        "save_every": save_every,
+    }
+    afterwards = None
+    if finetune_epochs:
+        afterwards = replace(
+            AFTERWARDS, epochs=finetune_epochs, learning_rate=finetune_learning_rate, **common
+        )
+    training = GateTraining(
+        gates=gates,
+        training=replace(UNDER_GATES, epochs=epochs, learning_rate=learning_rate, **common),
+        finetuning=afterwards,
+        ramp=ramp,
+        gate_rate=gate_rate,
+        distillation=distillation,
+        matching=matching,
+        teacher_layers=teacher_layers,
+        start=start,
+        checkpoints=checkpoints,
+        resume=resume,
+    )
+    prune_and_save(
+        model,
+        train,
+        eval_data,
+        budgets,
+        out,
+        overwrite=overwrite,
+        dtype=dtype,
+        quiet=quiet,
+        as_json=as_json,
+        method="cofi",
+        training=training,
+        **options,
+    )
+    # Not before: from there an interrupted run goes on.
+    current_group().first(lambda: shutil.rmtree(checkpoints, ignore_errors=True))

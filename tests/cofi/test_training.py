@@ -1,0 +1,371 @@
+"""Training under gates from end to end: what comes out, is resumed, and is refused."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from click.testing import CliRunner
+from gated_models import tiny_float
+from interruptions import interrupted
+from tiny_models import tiny
+from tiny_samples import image_samples, samples_for, text_samples
+
+import fastprune
+from fastprune import GateTraining, Training, prune
+from fastprune.cli import main
+from fastprune.data import Samples
+from fastprune.data.samples import model_inputs
+from fastprune.errors import (
+    BudgetError,
+    CheckpointError,
+    DataError,
+    FastpruneError,
+    UnsupportedModelError,
+)
+from fastprune.structure import layer_units
+from fastprune.structure.stream import stream_width
+
+STEPS = Training(epochs=3, batch_size=4, learning_rate=1e-3, group_by_length=True)
+SHORT = GateTraining(training=STEPS, finetuning=replace(STEPS, epochs=1), gate_rate=0.5, ramp=0.3)
+
+
+@pytest.fixture
+def samples() -> Samples:
+    return text_samples("classification", 16)
+
+
+def trained(model: Any, data: Any, budget: str = "params=0.4", **options: Any) -> Any:
+    given = {"training": SHORT, "latency": False, **options}
+    return prune(model, data, budget, method="cofi", **given)
+
+
+def logits(model: Any, samples: Samples) -> torch.Tensor:
+    with torch.no_grad():
+        return model(**model_inputs(next(samples.batches(8))))[0]
+
+
+def assert_same(ours: Any, theirs: Any) -> None:
+    assert layer_units(ours) == layer_units(theirs)
+    for name, value in theirs.state_dict().items():
+        assert torch.equal(value, ours.state_dict()[name]), name
+
+
+FAMILIES = ["bert", "roberta", "distilbert", "electra", "vit", "gpt2", "opt", "llama"]
+
+
+@pytest.mark.parametrize("kind", ["params", "macs"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_families_and_tasks(family: str, kind: str, tmp_path: Path) -> None:
+    data, model = samples_for(family), tiny_float(family)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    result = trained(model, data, f"{kind}=0.4")
+    size = getattr(result.report, kind)
+    assert 0.1 < size.kept <= 0.4
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert all(p.requires_grad for p in model.parameters())
+    result.save_pretrained(tmp_path / "m")
+    loaded = fastprune.load_pretrained(tmp_path / "m")
+    assert torch.equal(logits(loaded, data), logits(result.model, data))
+    assert stream_width(result.model) == (None if family == "vit" else stream_width(loaded))
+
+
+@pytest.mark.parametrize("gates", ["heads", "filters", "sublayers", "hidden"])
+def test_any_kind_of_gate_alone(gates: str, samples: Samples) -> None:
+    result = trained(
+        tiny_float("bert"), samples, "params=0.9", training=replace(SHORT, gates=(gates,))
+    )
+    units, width = layer_units(result.model), stream_width(result.model)
+    whole = all(n in (0, 4) for n in units["attention"])
+    assert (width < 32) == (gates == "hidden")
+    assert all(n in (0, 37) for n in units["ffn"]) == (gates != "filters")
+    assert whole == (gates != "heads")
+    assert result.report.params.kept <= 0.9
+
+
+@pytest.mark.parametrize("distillation", ["layers", "prediction", "none"])
+def test_a_model_learns_to_do_with_less(distillation: str, samples: Samples) -> None:
+    """More than chance after training, and more than what is cut without any."""
+    steps = Training(epochs=60, batch_size=8, learning_rate=3e-3, group_by_length=True)
+    training = GateTraining(
+        training=steps, finetuning=replace(steps, epochs=30), distillation=distillation
+    )
+    model = tiny_float("bert")
+    labels = logits_of_all(model, samples).argmax(-1)
+    data = replace(samples, labels=labels)
+    found = trained(model, data, "params=0.5", eval_data=data, training=training)
+    assert found.report.training["sparsity"]["expected"] > 0.49
+    assert not found.report.warnings
+    assert found.report.score.pruned > 0.85
+
+
+def logits_of_all(model: Any, samples: Samples) -> torch.Tensor:
+    with torch.no_grad():
+        return model(**model_inputs(samples.collate(range(len(samples))))).logits
+
+
+def test_a_loss_of_ones_own(samples: Samples) -> None:
+    seen = []
+
+    def loss(outputs: Any, batch: Any) -> torch.Tensor:
+        seen.append(sorted(batch))
+        return outputs.logits.square().mean()
+
+    training = replace(SHORT, distillation="none", loss=loss)
+    result = trained(tiny_float("bert"), samples, training=training)
+    assert len(seen) == 12 + 4
+    assert seen[0] == ["attention_mask", "input_ids", "labels"]
+    assert result.report.training["loss"].endswith("loss")
+
+
+def test_embeddings_stay_what_they_were(samples: Samples) -> None:
+    model = tiny_float("bert")
+    training = replace(SHORT, gates=("heads", "filters"))
+    result = trained(model, samples, training=training)
+    ours, theirs = result.model.bert.embeddings, model.bert.embeddings
+    assert torch.equal(ours.word_embeddings.weight, theirs.word_embeddings.weight)
+    assert not torch.equal(ours.LayerNorm.weight, theirs.LayerNorm.weight)
+
+
+@pytest.mark.parametrize("after", [2, 7, 13])
+def test_an_interrupted_one_goes_on_as_if_nothing_had_happened(
+    after: int, samples: Samples, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Under gates (12 steps) and afterwards (4 steps)."""
+    model, every = tiny_float("gpt2"), replace(STEPS, save_every=2)
+    data = samples_for("gpt2", count=16)
+    training = GateTraining(training=every, finetuning=replace(every, epochs=1), gate_rate=0.5)
+    whole = trained(model, data, training=training)
+    kept = replace(training, checkpoints=tmp_path)
+    with interrupted(monkeypatch, after):
+        trained(model, data, training=kept)
+    again = trained(model, data, training=replace(kept, resume=True))
+    assert_same(again.model, whole.model)
+    assert again.report.training == whole.report.training
+    # All is there already: nothing is trained once more.
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.optim.AdamW, "step", None)
+        assert_same(trained(model, data, training=replace(kept, resume=True)).model, whole.model)
+
+
+def test_checkpoints_of_other_choices_are_refused(samples: Samples, tmp_path: Path) -> None:
+    model = tiny_float("bert")
+    kept = replace(SHORT, checkpoints=tmp_path)
+    trained(model, samples, training=kept)
+    with pytest.raises(CheckpointError, match="resume"):
+        trained(model, samples, training=kept)
+    with pytest.raises(CheckpointError, match="other settings"):
+        trained(model, samples, training=replace(kept, resume=True, gate_rate=0.4))
+
+
+def test_the_best_checkpoint_that_is_small_enough_is_taken(
+    samples: Samples, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Scores are dictated. Those of gates that are too open are not even asked for."""
+    asked: list[int] = []
+
+    def dictated(model: Any, *_: Any, **__: Any) -> float:
+        asked.append(sum(p.numel() for p in model.parameters()))
+        return float(len(asked) == 3)
+
+    monkeypatch.setattr("fastprune.evaluation.scorer.evaluate", dictated)
+    sparse = iter([0.1, 0.2, 0.595, 0.6, 0.6, 0.6, *[0.6] * 20])
+    monkeypatch.setattr("fastprune.cofi.gates.Gates.sparsity", lambda self: next(sparse))
+    training = replace(SHORT, training=replace(STEPS, save_every=2), finetuning=None)
+    states = []
+    load = torch.nn.Module.load_state_dict
+
+    def loading(self: Any, state: Any, *args: Any, **kwargs: Any) -> Any:
+        states.append(int(state["lagrangian.steps"]))
+        return load(self, state, *args, **kwargs)
+
+    monkeypatch.setattr(torch.nn.Module, "load_state_dict", loading)
+    trained(tiny_float("bert"), samples, eval_data=samples, training=training)
+    # Dense, then the third to the sixth checkpoint (of steps 6 to 12), then what came out.
+    assert len(asked) == 6
+    assert states == [8]
+
+
+def test_falling_short_is_said(samples: Samples) -> None:
+    slow = replace(SHORT, gate_rate=1e-4)
+    result = trained(tiny_float("bert"), samples, "params=0.3", training=slow)
+    assert result.report.params.kept <= 0.3
+    (warning,) = result.report.warnings
+    assert "expect" in warning
+    assert "train longer" in warning
+
+
+def test_seeds_repeat_and_differ(samples: Samples) -> None:
+    first, again, other = (trained(tiny_float("bert"), samples, seed=s) for s in (0, 0, 1))
+    assert_same(again.model, first.model)
+    assert not all(
+        torch.equal(a, b) if a.shape == b.shape else False
+        for a, b in zip(first.model.parameters(), other.model.parameters(), strict=True)
+    )
+
+
+def test_gates_start_at_ranks_of_the_fisher_information(samples: Samples) -> None:
+    from fastprune.cofi.gates import LARGEST
+    from fastprune.cofi.layout import GateLayout
+    from fastprune.cofi.start import fisher_start
+
+    model = tiny_float("bert")
+    layout = GateLayout.of(model, None, "params", 10.0)
+    start = fisher_start(model, layout, samples, STEPS)
+    units = sum(layout.sizes)
+    assert sorted(start[:units].tolist()) == pytest.approx(
+        [LARGEST * i / (units - 1) for i in range(units)]
+    )
+    assert torch.equal(start[units:], torch.full_like(start[units:], LARGEST))
+    statistics = fastprune.collect_statistics(model, samples)
+    worth = statistics.importance()[4 : 4 + 37]  # filters of layer 0
+    assert torch.equal(worth.argsort(), start[4 : 4 + 37].argsort())
+    result = trained(model, samples, training=replace(SHORT, start="fisher"))
+    assert result.report.training["start"] == "fisher"
+
+
+def test_half_precision_passes(samples: Samples) -> None:
+    result = trained(tiny_float("bert"), samples, dtype="bfloat16")
+    assert {p.dtype for p in result.model.parameters()} == {torch.float32}
+    halves = trained(tiny("bert").bfloat16(), samples)
+    assert {p.dtype for p in halves.model.parameters()} == {torch.bfloat16}
+
+
+def test_accumulated_batches_make_one_step(samples: Samples) -> None:
+    training = replace(SHORT, training=replace(STEPS, batch_size=2, accumulate=2), finetuning=None)
+    assert trained(tiny_float("bert"), samples, training=training).report.params.kept <= 0.4
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"gates": ()}, "no gates to train"),
+        ({"gates": ("tails",)}, "unknown gates 'tails'"),
+        ({"distillation": "all"}, "unknown distillation"),
+        ({"matching": "v4"}, "unknown matching"),
+        ({"teacher_layers": "some"}, "unknown teacher_layers"),
+        ({"start": "closed"}, "unknown start"),
+        ({"ramp": 1.5}, "between 0 and 1"),
+        ({"layer_share": -1}, "between 0 and 1"),
+        ({"gate_rate": 0}, "positive"),
+        ({"temperature": float("nan")}, "positive"),
+        ({"tolerance": True}, "between 0 and 1"),
+        ({"loss": abs}, "distillation='none'"),
+        ({"resume": True}, "directory of the checkpoints"),
+        ({"training": 3}, "Training"),
+    ],
+)
+def test_bad_choices_are_refused(changes: dict[str, Any], says: str) -> None:
+    with pytest.raises(FastpruneError, match=says):
+        GateTraining(**changes)
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"tune": "weights"}, "does not go with tune=weights"),
+        ({"stages": 2}, "does not go with stages"),
+        ({"uniform": True}, "does not go with uniform"),
+        ({"granularity": "dimensions"}, "whole heads"),
+        ({"preset": "kwon2022"}, "preset"),
+    ],
+)
+def test_settings_it_cannot_honour(options: dict[str, Any], says: str, samples: Samples) -> None:
+    with pytest.raises(FastpruneError, match=says):
+        trained(tiny_float("bert"), samples, **options)
+
+
+def test_latency_budgets_are_refused(samples: Samples) -> None:
+    with pytest.raises(FastpruneError, match="does not go with latency"):
+        trained(tiny_float("bert"), samples, "latency=0.5")
+
+
+def test_methods_that_do_not_train_take_no_training(samples: Samples) -> None:
+    with pytest.raises(FastpruneError, match="does not train"):
+        prune(tiny_float("bert"), samples, "macs=0.5", method="obs", training=SHORT)
+
+
+def test_samples_without_labels_are_refused() -> None:
+    unlabelled = text_samples("classification", labels=False)
+    with pytest.raises(DataError, match="labels"):
+        trained(tiny_float("bert"), unlabelled)
+
+
+def test_budgets_that_gates_cannot_meet_are_refused_before_training(samples: Samples) -> None:
+    with pytest.raises(BudgetError, match="at least"):
+        trained(
+            tiny_float("bert"), samples, "params=0.2", training=replace(SHORT, gates=("heads",))
+        )
+
+
+def test_models_that_cannot_have_a_gate_are_refused() -> None:
+    with pytest.raises(UnsupportedModelError, match="not declared"):
+        trained(tiny_float("vit"), image_samples(), training=replace(SHORT, gates=("hidden",)))
+
+
+COMMAND = ["--epochs", "2", "--finetune-epochs", "1", "--batch-size", "2", "--gate-rate", "0.5"]
+
+
+@pytest.fixture
+def on_disk(tmp_path: Path, tokenizer: Any) -> list[str]:
+    model = tiny_float("bert")
+    model.save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    rows = [f"the {'cat' if i % 2 else 'dog'} sat on the mat\t{i % 2}" for i in range(8)]
+    (tmp_path / "train.tsv").write_text("sentence\tlabel\n" + "\n".join(rows) + "\n")
+    train = str(tmp_path / "train.tsv")
+    return [str(tmp_path / "model"), "--train", train, "--eval", train]
+
+
+def test_the_command(on_disk: list[str], tmp_path: Path) -> None:
+    out = str(tmp_path / "small")
+    arguments = ["cofi", *on_disk, "--out", out, "--budget", "params=0.4", *COMMAND]
+    done = CliRunner().invoke(main, arguments, catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    report = json.loads((tmp_path / "small" / "fastprune_report.json").read_text())
+    assert report["method"] == "cofi"
+    assert report["params"]["kept"] <= 0.4
+    assert report["training"]["training"]["epochs"] == 2
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["model", "small", "train.tsv"]
+    fastprune.load_pretrained(out)
+
+
+def test_an_interrupted_command_is_resumed(
+    on_disk: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "small"
+    arguments = ["cofi", *on_disk, "--out", str(out), "--save-every", "1", *COMMAND]
+    step, taken = torch.optim.AdamW.step, []
+
+    def failing(self: Any, closure: Any = None) -> Any:
+        if len(taken) == 5:
+            raise KeyboardInterrupt
+        taken.append(1)
+        return step(self, closure)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.optim.AdamW, "step", failing)
+        stopped = CliRunner().invoke(main, arguments)
+    assert stopped.exit_code == 130
+    assert not out.exists()
+    refused = CliRunner().invoke(main, arguments)
+    assert refused.exit_code == 1
+    assert "--resume" in refused.output
+    done = CliRunner().invoke(main, [*arguments, "--resume"], catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    assert out.is_dir()
+    assert not (tmp_path / "small.checkpoints").exists()
+
+
+@pytest.mark.parametrize("option", [["--gates", "heads,tails"], ["--epochs", "0"], ["--ramp", "2"]])
+def test_bad_options_end_in_one_line(on_disk: list[str], tmp_path: Path, option: list[str]) -> None:
+    arguments = ["cofi", *on_disk, "--out", str(tmp_path / "small"), *option]
+    done = CliRunner().invoke(main, arguments)
+    assert done.exit_code == 1
+    assert done.output.startswith("fastprune: error: ")
+    assert not (tmp_path / "small").exists()
+    assert not (tmp_path / "small.checkpoints").exists()
