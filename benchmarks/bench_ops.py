@@ -383,7 +383,7 @@ def test_masked_norm(compared: Compared, device: torch.device, shape: Shape) -> 
             "gathered": trained(baselines.masked_norm_gathered),
             "all": trained(baselines.masked_norm_dense),
         },
-        rounds=9,
+        rounds=31,
         flops=25 * rows * width,
         bytes=5 * dy.nbytes,
     )
