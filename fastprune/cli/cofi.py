@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from fastprune.cli.options import (
+    duration_options,
     output_options,
     reading_options,
     running_options,
@@ -28,6 +29,7 @@ from fastprune.cofi.choices import (
 )
 from fastprune.cofi.layout import GATES
 from fastprune.distributed import current_group
+from fastprune.training import Training
 
 _DEFAULT = GateTraining()
 
@@ -56,18 +58,7 @@ def _kinds(context: click.Context, parameter: click.Parameter, value: str | None
     callback=_kinds,
     help=f"What may go: {', '.join(GATES)}.  [default: all that the model can do without]",
 )
-@click.option(
-    "--epochs",
-    default=UNDER_GATES.epochs,
-    show_default=True,
-    help="Rounds through the data under gates.",
-)
-@click.option(
-    "--finetune-epochs",
-    default=AFTERWARDS.epochs,
-    show_default=True,
-    help="Rounds of the smaller model afterwards; 0 = none.",
-)
+@duration_options
 @click.option(
     "--learning-rate",
     default=UNDER_GATES.learning_rate,
@@ -163,19 +154,18 @@ def cofi(
     hours, and pays where little is to be left: below a fifth.
     """
     checkpoints = out.with_name(f"{out.name}.checkpoints")
-    common: dict[str, Any] = {
-        "batch_size": batch_size,
-        "accumulate": accumulate,
-        "save_every": save_every,
-    }
-    afterwards = None
-    if finetune_epochs:
-        afterwards = replace(
-            AFTERWARDS, epochs=finetune_epochs, learning_rate=finetune_learning_rate, **common
-        )
+    under_gates, afterwards = phases(
+        epochs,
+        finetune_epochs,
+        learning_rate,
+        finetune_learning_rate,
+        batch_size=batch_size,
+        accumulate=accumulate,
+        save_every=save_every,
+    )
     training = GateTraining(
         gates=gates,
-        training=replace(UNDER_GATES, epochs=epochs, learning_rate=learning_rate, **common),
+        training=under_gates,
         finetuning=afterwards,
         ramp=ramp,
         gate_rate=gate_rate,
@@ -202,3 +192,18 @@ def cofi(
     )
     # Not before: from there an interrupted run goes on.
     current_group().first(lambda: shutil.rmtree(checkpoints, ignore_errors=True))
+
+
+def phases(
+    epochs: float,
+    finetune_epochs: float,
+    rate: float = UNDER_GATES.learning_rate,
+    finetune_rate: float = AFTERWARDS.learning_rate,
+    **common: Any,
+) -> tuple[Training, Training | None]:
+    """Training under gates, and what follows; no epochs of the latter mean none at all."""
+    under_gates = replace(UNDER_GATES, epochs=epochs, learning_rate=rate, **common)
+    if not finetune_epochs:
+        return under_gates, None
+    afterwards = replace(AFTERWARDS, epochs=finetune_epochs, learning_rate=finetune_rate, **common)
+    return under_gates, afterwards

@@ -10,15 +10,18 @@ from typing import Any
 import click
 
 from fastprune.budget import parse_budget
+from fastprune.cli.cofi import phases
 from fastprune.cli.options import (
     common_pruning_options,
     data_options,
+    duration_options,
     output_options,
     running_options,
 )
 from fastprune.cli.tables import print_comparison, print_trial
+from fastprune.cofi import GateTraining
 from fastprune.comparison.run import run_comparison
-from fastprune.comparison.ways import DEFAULT_TUNES
+from fastprune.comparison.ways import DEFAULT_TUNES, default_methods
 from fastprune.device import resolve_dtype
 from fastprune.pareto import DEFAULT_BUDGETS
 from fastprune.pareto.sweep import resolve_cache
@@ -51,7 +54,7 @@ from fastprune.tuning import TUNERS
     "methods",
     multiple=True,
     type=click.Choice(list(METHODS)),
-    help="How units are chosen. Repeat it.  [default: all]",
+    help="How units are chosen. Repeat it.  [default: all but cofi, which trains]",
 )
 @click.option(
     "--tune",
@@ -79,6 +82,7 @@ from fastprune.tuning import TUNERS
 @click.option("--resume", is_flag=True, help="Keep what is finished there, and go on.")
 @click.option("--cache", is_flag=True, help="Keep and use statistics in the user's cache.")
 @click.option("--latency", is_flag=True, help="Measure milliseconds before and after.")
+@duration_options
 @common_pruning_options
 @data_options
 @running_options
@@ -95,6 +99,8 @@ def compare(
     overwrite: bool,
     resume: bool,
     cache: bool,
+    epochs: float,
+    finetune_epochs: float,
     dtype: str,
     quiet: bool,
     as_json: bool,
@@ -108,6 +114,7 @@ def compare(
         "dtype": resolve_dtype(dtype),
         "progress": not silent,
         "cache": resolve_cache(cache),
+        "training": GateTraining(None, *phases(epochs, finetune_epochs)),
         **options,
     }
     found = run_comparison(
@@ -115,7 +122,7 @@ def compare(
         train,
         eval_data,
         choices,
-        methods=methods or list(METHODS),
+        methods=methods or default_methods(),
         tunes=tunes,
         seeds=range(seeds),
         out=out,

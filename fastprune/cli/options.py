@@ -8,6 +8,7 @@ from typing import Any, TypeVar, get_args
 import click
 
 from fastprune.calibration.objective import Targets
+from fastprune.cofi.choices import AFTERWARDS, UNDER_GATES
 from fastprune.selection import METHODS
 from fastprune.settings import PRESETS, TEACHERS
 from fastprune.structure import GRANULARITIES
@@ -47,6 +48,20 @@ _TRAINING = [
     click.option("--seed", default=0, show_default=True, help="Of every random choice."),
     click.option("--resume", is_flag=True, help="Go on from the last checkpoint."),
     click.option("--overwrite", is_flag=True, help="Replace what is at --out."),
+]
+_DURATION = [
+    click.option(
+        "--epochs",
+        default=UNDER_GATES.epochs,
+        show_default=True,
+        help="Method cofi: rounds through the training data under gates.",
+    ),
+    click.option(
+        "--finetune-epochs",
+        default=AFTERWARDS.epochs,
+        show_default=True,
+        help="Method cofi: rounds of the smaller model afterwards; 0 = none.",
+    ),
 ]
 _WAY = [
     click.option(
@@ -147,6 +162,7 @@ pruning_options = _apply(_WAY + _SETTINGS)
 common_pruning_options = _apply(_SETTINGS)
 data_options = _apply(_DATA)
 reading_options = _apply(_READING)
+duration_options = _apply(_DURATION)
 training_options = _apply(_TRAINING)
 running_options = _apply(_RUNNING)
 output_options = _apply(_OUTPUT)

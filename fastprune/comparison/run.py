@@ -60,7 +60,8 @@ def compare(
         data: likewise.
         eval_data: held-out data to score on.
         budgets: one model each, for every way and every seed.
-        methods: how units are chosen; all there are by default.
+        methods: how units are chosen; by default all but ``"cofi"``, which trains: on all of the
+            data and as ``training`` says.
         tunes: how those that stay are corrected. What a method does not go with is left out.
         seeds: of every random choice, the draw of the samples included.
         out: a directory for ``comparison.json`` (written after every trial), ``.csv``, ``.md`` and
@@ -136,6 +137,7 @@ def run_comparison(
     # Loading goes by what fits any model and task; what does not fit is left out afterwards.
     given = {**choices, "fisher": None}
     runs = [Way("random", "none").settings({**given, "seed": seed}) for seed in seeds]
+    load = partial(prepare, model, data, eval_data=eval_data, tokenizer=tokenizer)
     group = current_group()  # the first process alone saves, so it alone looks at what is there
     with ExitStack() as stack:
         earlier: Sequence[Trial] = []
@@ -149,11 +151,15 @@ def run_comparison(
                 _check_kept(earlier, every, seeds, out)
         found = Comparison((), {}, out)
         for run in runs:
-            prepared = prepare(model, data, run, eval_data=eval_data, tokenizer=tokenizer)
-            ways, unsuited = honoured(every, partial(_of, prepared, choices))
+            prepared = load(run)
+            ways, unsuited = honoured(every, partial(_settings, prepared, choices))
             learned = Learned()
             for way in ways:
-                trial = _trial(_of(prepared, choices, way), way, earlier, learned)
+                settings = _settings(prepared, choices, way)
+                # A method that trains draws other samples.
+                started = load(settings) if settings.selection.trains else prepared
+                started = replace(started, settings=settings, watch=started.watch.copy())
+                trial = _trial(started, way, earlier, learned)
                 found = replace(found, left_out=left_out | unsuited, trials=(*found.trials, trial))
                 if out is not None:
                     group.first(partial(write_trials, found, out, _origin(prepared)))
@@ -190,8 +196,8 @@ def _once(seeds: Iterable[int]) -> list[int]:
     return seeds
 
 
-def _of(loaded: Prepared, choices: Mapping[str, Any], way: Way) -> Prepared:
-    """What has been loaded for all ways, for one of them.
+def _settings(loaded: Prepared, choices: Mapping[str, Any], way: Way) -> Settings:
+    """Those of one way, on what has been loaded for all of them.
 
     Raises:
         FastpruneError: the way does not go with the model or the task.
@@ -201,7 +207,7 @@ def _of(loaded: Prepared, choices: Mapping[str, Any], way: Way) -> Prepared:
         way.settings({**choices, "seed": base.seed}), latency_table=base.latency_table
     ).for_layers(anatomy(loaded.model).stacked)
     settings.check_task(loaded.samples.task)
-    return replace(loaded, settings=settings, watch=loaded.watch.copy())
+    return settings
 
 
 def _trial(prepared: Prepared, way: Way, earlier: Sequence[Trial], learned: Learned) -> Trial:

@@ -15,8 +15,8 @@ DEFAULT_TUNES = ("none", "scale", "weights")
 
 
 def default_methods() -> tuple[str, ...]:
-    """All there are."""
-    return tuple(METHODS)
+    """All but those that train, which take labels, and minutes to hours."""
+    return tuple(name for name, method in METHODS.items() if not method.trains)
 
 
 @dataclass(frozen=True)
@@ -38,11 +38,13 @@ class Way:
         """The settings of a run that prunes this way.
 
         Args:
-            choices: all others.
+            choices: all others; how to train is for methods that do.
 
         Raises:
             FastpruneError: a run cannot honour them.
         """
+        if not METHODS[self.method].trains:
+            choices = {**choices, "training": None}
         return Settings(method=self.method, tune=self.tune, **choices)
 
 

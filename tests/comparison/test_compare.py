@@ -14,9 +14,11 @@ from tiny_models import tiny
 from tiny_samples import image_samples, text_samples
 
 import fastprune
+from fastprune import GateTraining, Training
 from fastprune.cli import main
 from fastprune.comparison import Way
 from fastprune.comparison.files import read_trials
+from fastprune.comparison.ways import default_methods
 from fastprune.errors import FastpruneError
 from fastprune.selection import METHODS
 
@@ -247,3 +249,26 @@ def test_going_on_loses_nothing(compare, tmp_path):
         with pytest.raises(FastpruneError, match=f"also holds .*{lost}"):
             compare(**given, out=out, resume=True)
         assert (out / "comparison.json").read_bytes() == before
+
+
+def test_methods_that_train_are_compared_where_they_are_asked_for(bert, samples, tmp_path):
+    """They train on all samples, and their seconds stand beside those of the others."""
+    steps = Training(epochs=3, batch_size=4, learning_rate=1e-3)
+    training = GateTraining(training=steps, finetuning=steps, gate_rate=0.5)
+    found = fastprune.compare(
+        bert, samples, samples, BUDGETS, methods=("fisher", "cofi"), seeds=(0,),
+        training=training, out=tmp_path / "c",
+    )  # fmt: skip
+    assert [str(way) for way in found.ways] == [
+        "fisher, none", "fisher, scale", "fisher, weights", "cofi, none",
+    ]  # fmt: skip
+    assert found.seconds(Way("cofi", "none")) > found.seconds(Way("fisher", "none"))
+    alone = fastprune.prune(
+        bert, samples, BUDGETS[1], method="cofi", training=training, eval_data=samples
+    )
+    assert found.trials[-1].cells[1].score == alone.report.score.pruned
+    assert set(found.left_out) == {"cofi, scale", "cofi, weights"}
+
+
+def test_methods_that_train_are_not_compared_by_default():
+    assert set(METHODS) - set(default_methods()) == {"cofi"}
