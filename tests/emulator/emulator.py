@@ -71,7 +71,8 @@ def build(sanitized: bool = False) -> Path:
     BUILD.mkdir(parents=True, exist_ok=True)
     sources = [HERE / "entry.cpp", *sorted((CSRC / "kernels").glob("*.cu"))]
     # Tests that run side by side want the same objects: one makes them, the others wait.
-    with (BUILD / "lock").open("w") as lock, ThreadPoolExecutor(2) as pool:
+    flavour = "sanitized" if sanitized else "plain"
+    with (BUILD / f"{flavour}.lock").open("w") as lock, ThreadPoolExecutor(2) as pool:
         fcntl.flock(lock, fcntl.LOCK_EX)
         objects = list(pool.map(compile_one, sources))
         name = hashlib.sha256(" ".join(o.name for o in objects).encode()).hexdigest()[:16]
