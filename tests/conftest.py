@@ -33,7 +33,29 @@ WORDS = [
     "is",
     "paris",
 ]
+LONGEST = (
+    "test_sst2.py",
+    "test_demo.py",
+    "test_sanitized.py",
+    "test_data_parallel.py",
+    "test_compile_gate.py",
+    "test_torchrun.py",
+    "test_gpu_session.py",
+    "test_kills.py",
+    "test_checkpoint.py",
+    "test_staged_models.py",
+)
+"""Files with single tests, or things shared by a file's tests, that take long."""
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "."]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest first: started last, one core would do it while the others idle.
+
+    What starts early is not handed on to another worker either, which would have to make what the
+    tests of a file share once more.
+    """
+    items.sort(key=lambda item: item.path.name not in LONGEST)
 
 
 @pytest.fixture(scope="session")

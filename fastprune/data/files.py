@@ -1,4 +1,7 @@
-"""Local files: tsv, csv, json, jsonl and parquet, read through ``datasets``."""
+"""Local files: tsv, csv, json, jsonl and parquet, read through ``datasets``.
+
+That is imported where it is needed: it takes half a second.
+"""
 
 from __future__ import annotations
 
@@ -9,9 +12,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-
-import datasets
-from datasets import Dataset, Features, Value
 
 from fastprune.data.table import Table
 from fastprune.errors import DataError
@@ -53,6 +53,8 @@ def _no_rows(path: Path) -> DataError:
 
 
 def _read_separated(path: Path, options: dict[str, Any], *, tab: bool) -> Table:
+    from datasets import Dataset, Features, Value
+
     # Tab files (GLUE) are unquoted: a lone quote character is part of the sentence.
     dialect: dict[str, Any] = (
         {"delimiter": "\t", "quoting": csv.QUOTE_NONE} if tab else {"delimiter": ","}
@@ -77,11 +79,15 @@ def _read_csv(path: Path, options: dict[str, Any]) -> Table:
 
 
 def _read_parquet(path: Path, options: dict[str, Any]) -> Table:
+    from datasets import Dataset
+
     return Table(Dataset.from_parquet(str(path), **options))
 
 
 def _read_json(path: Path, options: dict[str, Any]) -> Table:
     """One JSON object per line, one list of objects, or an object with them under ``data``."""
+    from datasets import Dataset
+
     nested = _is_document_with_data(path)
     table = Table(Dataset.from_json(str(path), field="data" if nested else None, **options))
     return _flatten_paragraphs(table) if "paragraphs" in table.names else table
@@ -130,6 +136,8 @@ SUFFIXES = tuple(_READERS)
 
 @contextmanager
 def _quiet_datasets() -> Iterator[None]:
+    import datasets
+
     enabled = not datasets.are_progress_bars_disabled()
     level = datasets.logging.get_verbosity()
     datasets.disable_progress_bars()

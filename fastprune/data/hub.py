@@ -6,8 +6,6 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Literal
 
-import datasets
-
 from fastprune.data.table import Table
 from fastprune.errors import DataError
 
@@ -83,6 +81,8 @@ def read_hub(task: HubTask, split: Literal["train", "eval"]) -> Table:
     Raises:
         DataError: the hub cannot be reached and the cache does not hold the task.
     """
+    import datasets  # takes long
+
     wanted = "train" if split == "train" else task.eval_split
     try:
         return Table(datasets.load_dataset(task.repository, task.config, split=wanted))

@@ -7,7 +7,6 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
-from datasets import Dataset, DatasetDict
 from torch.utils.data import DataLoader
 
 from fastprune.data.files import read_file
@@ -27,6 +26,8 @@ def read_source(source: Any, split: Split) -> tuple[Table, HubTask | None]:
     """
     if isinstance(source, (str, Path)):
         return _named(source, split)
+    from datasets import Dataset, DatasetDict  # takes long to import
+
     if isinstance(source, DatasetDict):
         raise DataError(
             f"the data are a DatasetDict; pass one of its splits: {', '.join(map(str, source))}"

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
-
-from datasets import ClassLabel, Dataset
+from typing import TYPE_CHECKING, Any
 
 from fastprune.errors import DataError
+
+if TYPE_CHECKING:  # it takes long to import
+    from datasets import Dataset
 
 
 class Table:
@@ -20,7 +21,7 @@ class Table:
     def __init__(self, columns: Dataset | Mapping[str, list[Any]]) -> None:
         self._columns = columns
         self.names: list[str] = (
-            columns.column_names if isinstance(columns, Dataset) else list(columns)
+            list(columns) if isinstance(columns, Mapping) else columns.column_names
         )
 
     @classmethod
@@ -30,23 +31,25 @@ class Table:
         return cls({name: [row.get(name) for row in rows] for name in names})
 
     def __len__(self) -> int:
-        if isinstance(self._columns, Dataset):
-            return len(self._columns)
-        return len(next(iter(self._columns.values()), []))
+        if isinstance(self._columns, Mapping):
+            return len(next(iter(self._columns.values()), []))
+        return len(self._columns)
 
     def column(self, name: str, positions: Sequence[int] | None = None) -> list[Any]:
         """The values of one column, at ``positions`` or everywhere."""
-        if isinstance(self._columns, Dataset):
-            part = self._columns.select_columns(name).with_format(None)
-            part = part if positions is None else part.select(positions)
-            return list(part[:][name])
-        values = self._columns[name]
-        return list(values) if positions is None else [values[p] for p in positions]
+        if isinstance(self._columns, Mapping):
+            values = self._columns[name]
+            return list(values) if positions is None else [values[p] for p in positions]
+        part = self._columns.select_columns(name).with_format(None)
+        part = part if positions is None else part.select(positions)
+        return list(part[:][name])
 
     def class_names(self, name: str) -> list[str] | None:
         """The names behind an integer label column, where the data set declares them."""
-        if not isinstance(self._columns, Dataset):
+        if isinstance(self._columns, Mapping):
             return None
+        from datasets import ClassLabel
+
         feature = self._columns.features[name]
         return list(feature.names) if isinstance(feature, ClassLabel) else None
 

@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from sklearn.isotonic import IsotonicRegression
 from torch import nn
 
 from fastprune.budget.latency.place import Place
@@ -152,6 +151,8 @@ class _Series:
         """
         times = milliseconds[self.first : self.first + len(self.units)]
         each = (times - milliseconds[self.first - 1]) / self.layers
+        from sklearn.isotonic import IsotonicRegression  # scikit-learn takes long to import
+
         rising = IsotonicRegression(y_min=_LEAST_MS).fit_transform(self.units, each)
         return SublayerLatency(self.shape, self.units, tuple(rising.tolist()))
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import subprocess
 import sys
@@ -10,10 +9,9 @@ from pathlib import Path
 
 import pytest
 from emulated_cases import CASES, run
-from emulator import CSRC, SCHEDULES, Emulator, build
+from emulator import CSRC, RUN, SCHEDULES, Emulator, build
 
 pytestmark = pytest.mark.usefixtures("gcc")
-RUN = Path(__file__).resolve().parents[1] / "emulator" / "run.py"
 
 
 @pytest.fixture(scope="module")
@@ -28,48 +26,6 @@ def test_matches_the_reference(emulator: Emulator, name: str, schedule: str) -> 
     for blocks in (0, 1):  # one block must do all the work if it is the only one
         emulator.limit_grid(blocks)
         run(emulator, name)
-
-
-# ---- Sanitizers ---------------------------------------------------------------------------------
-
-
-def run_sanitized(*command: str) -> subprocess.CompletedProcess[str]:
-    preload = [
-        subprocess.run(
-            ["g++", f"-print-file-name={name}"], capture_output=True, text=True, check=True
-        ).stdout.strip()
-        for name in ("libasan.so", "libubsan.so")
-    ]
-    if not all(Path(path).is_absolute() for path in preload):
-        pytest.skip("GCC's sanitizer libraries are not installed")
-    # Python itself leaks by design; only our accesses are of interest.
-    environment = {**os.environ, "LD_PRELOAD": " ".join(preload), "ASAN_OPTIONS": "detect_leaks=0"}
-    return subprocess.run(
-        [sys.executable, *command], env=environment, cwd=RUN.parent, capture_output=True, text=True
-    )
-
-
-@pytest.fixture(scope="module")
-def sanitized(gcc: None) -> Path:
-    return build(sanitized=True)
-
-
-def test_sanitizers_find_nothing(sanitized: Path) -> None:
-    done = run_sanitized(str(RUN), "--sanitized")
-    assert done.returncode == 0, done.stdout + done.stderr
-
-
-@pytest.mark.parametrize(("columns", "results"), [(10, 121), (11, 120)], ids=["read", "write"])
-def test_sanitizers_find_an_overrun(sanitized: Path, columns: int, results: int) -> None:
-    """The control: a site of 11 units where the arrays hold one element less."""
-    done = run_sanitized(
-        "-c",
-        "import emulator, numpy as np\n"
-        f"e = emulator.Emulator({str(sanitized)!r})\n"
-        f"e.fisher_outer(np.ones((4, {columns}), 'f'), [11], np.zeros({results}, 'f'))",
-    )
-    assert done.returncode != 0
-    assert "heap-buffer-overflow" in done.stderr, done.stderr
 
 
 # ---- Barriers -----------------------------------------------------------------------------------

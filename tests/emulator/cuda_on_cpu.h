@@ -84,15 +84,15 @@ inline float __bfloat162float(__nv_bfloat16 value) {
 }
 
 inline float __half2float(__half value) {
-  const int exponent = value.bits >> 10 & 0x1f;
-  const int mantissa = value.bits & 0x3ff;
+  const uint32_t exponent = value.bits >> 10 & 0x1f;
+  const uint32_t mantissa = value.bits & 0x3ff;
   float magnitude;
   if (exponent == 0x1f) {
     magnitude = mantissa ? NAN : INFINITY;
   } else if (exponent == 0) {
     magnitude = ldexpf(static_cast<float>(mantissa), -24);
   } else {
-    magnitude = ldexpf(static_cast<float>(mantissa | 0x400), exponent - 25);
+    magnitude = std::bit_cast<float>((exponent + 127 - 15) << 23 | mantissa << 13);
   }
   return value.bits & 0x8000 ? -magnitude : magnitude;
 }
@@ -144,6 +144,26 @@ constexpr size_t kStackBytes = 256 * 1024;
 constexpr size_t kStackBytes = 64 * 1024;
 #endif
 
+// Where a fibre, or the scheduler, goes on.
+struct Place {
+  ucontext_t context;
+  void* jump[5];  // as __builtin_setjmp wants it
+  bool left = false;
+};
+
+// Only what has not run yet starts from its context; what was left is jumped back to. swapcontext
+// would ask the kernel for the signal mask at every switch, and have the sanitizers forget the
+// stack it enters. The compiler is to assume nothing of either function: all registers change.
+[[gnu::noipa, gnu::no_sanitize_address]] inline void arrive(Place& to) {
+  if (to.left) __builtin_longjmp(to.jump, 1);
+  setcontext(&to.context);
+}
+
+[[gnu::noipa, gnu::no_sanitize_address]] inline void go(Place& from, Place& to) {
+  from.left = true;
+  if (__builtin_setjmp(from.jump) == 0) arrive(to);
+}
+
 struct Fibre {
   enum class State { runnable, at_block_barrier, at_warp_barrier, done };
 
@@ -152,7 +172,7 @@ struct Fibre {
   uint3 index;
   uint64_t slot[2] = {};  // what it offers to an exchange; two, so that one barrier is enough
   unsigned exchanges = 0;
-  ucontext_t context;
+  Place place;
   std::unique_ptr<char[]> stack;
   void* fake_stack = nullptr;
 };
@@ -217,7 +237,7 @@ class Machine {
 
   std::vector<std::unique_ptr<Fibre>> fibres_;
   std::function<void()> kernel_;
-  ucontext_t scheduler_;
+  Place scheduler_;
   void* scheduler_fake_stack_ = nullptr;
   const void* scheduler_stack_ = nullptr;
   size_t scheduler_stack_bytes_ = 0;
@@ -247,7 +267,7 @@ inline void Machine::resume(unsigned thread) {
 #if defined(__SANITIZE_ADDRESS__)
   __sanitizer_start_switch_fiber(&scheduler_fake_stack_, fibre.stack.get(), kStackBytes);
 #endif
-  swapcontext(&scheduler_, &fibre.context);
+  go(scheduler_, fibre.place);
 #if defined(__SANITIZE_ADDRESS__)
   __sanitizer_finish_switch_fiber(scheduler_fake_stack_, nullptr, nullptr);
 #endif
@@ -258,7 +278,7 @@ inline void Machine::leave() {
 #if defined(__SANITIZE_ADDRESS__)
   __sanitizer_start_switch_fiber(&fibre.fake_stack, scheduler_stack_, scheduler_stack_bytes_);
 #endif
-  swapcontext(&fibre.context, &scheduler_);
+  go(fibre.place, scheduler_);
 #if defined(__SANITIZE_ADDRESS__)
   __sanitizer_finish_switch_fiber(fibre.fake_stack, &scheduler_stack_, &scheduler_stack_bytes_);
 #endif
@@ -318,10 +338,10 @@ inline bool Machine::run_block(const std::function<void()>& kernel, unsigned thr
   while (fibres_.size() < threads) {
     auto fibre = std::make_unique<Fibre>();
     fibre->stack = std::make_unique<char[]>(kStackBytes);
-    getcontext(&fibre->context);
-    fibre->context.uc_stack.ss_sp = fibre->stack.get();
-    fibre->context.uc_stack.ss_size = kStackBytes;
-    makecontext(&fibre->context, &Machine::fibre_main, 0);
+    getcontext(&fibre->place.context);
+    fibre->place.context.uc_stack.ss_sp = fibre->stack.get();
+    fibre->place.context.uc_stack.ss_size = kStackBytes;
+    makecontext(&fibre->place.context, &Machine::fibre_main, 0);
     fibres_.push_back(std::move(fibre));
   }
   for (unsigned thread = 0; thread < threads; ++thread) {

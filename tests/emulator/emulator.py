@@ -6,6 +6,7 @@ Objects are cached under build/emulator by the content of every file that can in
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import hashlib
 import os
 import subprocess
@@ -16,6 +17,7 @@ from pathlib import Path
 import numpy as np
 
 HERE = Path(__file__).resolve().parent
+RUN = HERE / "run.py"
 ROOT = HERE.parents[1]
 CSRC = ROOT / "csrc"
 BUILD = ROOT / "build" / "emulator"
@@ -69,12 +71,15 @@ def build(sanitized: bool = False) -> Path:
 
     BUILD.mkdir(parents=True, exist_ok=True)
     sources = [HERE / "entry.cpp", *sorted((CSRC / "kernels").glob("*.cu"))]
-    with ThreadPoolExecutor(2) as pool:
+    # Tests that run side by side want the same objects: one makes them, the others wait.
+    flavour = "sanitized" if sanitized else "plain"
+    with (BUILD / f"{flavour}.lock").open("w") as lock, ThreadPoolExecutor(2) as pool:
+        fcntl.flock(lock, fcntl.LOCK_EX)
         objects = list(pool.map(compile_one, sources))
-    name = hashlib.sha256(" ".join(o.name for o in objects).encode()).hexdigest()[:16]
-    library = BUILD / f"emulator-{name}.so"
-    link = ["g++", "-shared", *map(str, objects), *(SANITIZERS if sanitized else [])]
-    _make(link, library)
+        name = hashlib.sha256(" ".join(o.name for o in objects).encode()).hexdigest()[:16]
+        library = BUILD / f"emulator-{name}.so"
+        link = ["g++", "-shared", *map(str, objects), *(SANITIZERS if sanitized else [])]
+        _make(link, library)
     return library
 
 

@@ -3,7 +3,7 @@
     python run.py [--sanitized] [--without-barrier FILE:LINE] [OPERATION ...]
 
 Exit status: 0 all passed, 3 a case failed (it is named), negative a crash. FILE is relative to
-csrc. The sanitized build needs libasan preloaded; see test_emulated.py.
+csrc. The sanitized build needs libasan preloaded; see test_sanitized.py.
 """
 
 from __future__ import annotations

@@ -4,6 +4,8 @@
 // elements of each fragment, scattered, so that nothing but these operations makes sense of them.
 #pragma once
 
+#include <utility>
+
 #include "../cuda_on_cpu.h"
 
 namespace nvcuda::wmma {
@@ -66,22 +68,23 @@ inline void store_matrix_sync(float* to, const fragment<accumulator, 16, 16, 16,
 inline float value_of(__half value) { return __half2float(value); }
 inline float value_of(__nv_bfloat16 value) { return __bfloat162float(value); }
 
-// Lanes read each other's operands, which stay as they are until every lane reaches its next
-// operation.
+// Lanes read each other's operands, and wait until all have: a lane that went on could leave the
+// function whose variables its operands are.
 template <typename Element, typename LayoutA, typename LayoutB>
 void mma_sync(fragment<accumulator, 16, 16, 16, float>& d,
               const fragment<matrix_a, 16, 16, 16, Element, LayoutA>& a,
               const fragment<matrix_b, 16, 16, 16, Element, LayoutB>& b,
               const fragment<accumulator, 16, 16, 16, float>& c) {
-  const auto all_a = emulator::machine.exchange(&a);
-  const auto all_b = emulator::machine.exchange(&b);
+  const std::pair operands(&a, &b);
+  const auto all = emulator::machine.exchange(&operands);
   float left[kSide * kSide], right[kSide * kSide];
   for (unsigned lane = 0; lane < emulator::kWarp; ++lane) {
     for (unsigned e = 0; e < kElements; ++e) {
-      left[place(lane, e)] = value_of(all_a[lane]->x[e]);
-      right[place(lane, e)] = value_of(all_b[lane]->x[e]);
+      left[place(lane, e)] = value_of(all[lane]->first->x[e]);
+      right[place(lane, e)] = value_of(all[lane]->second->x[e]);
     }
   }
+  __syncwarp();
   for (unsigned e = 0; e < kElements; ++e) {
     const unsigned row = place(emulator::machine.lane(), e) / kSide;
     const unsigned column = place(emulator::machine.lane(), e) % kSide;
