@@ -190,12 +190,15 @@ def alone():
 
     found = {}
     for case in CASES:
-        result = pruned(case)
+        result, moved = pruned(case), []
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr("fastprune.tuning.walk._digits_to_spare", lambda *_: False)
             patch.setattr(LeastSquares, "add", add_rounded)
-            other = pruned(case, **({} if case in EXACT_BATCHES else {"batch_size": 3}))
-        found[case] = *result, distance(result[1], other[1])
+            # LSMR in single precision stops an iteration earlier or later: one draw says little.
+            for _ in range(5 if case == "kwon2022" else 1):
+                other = pruned(case, **({} if case in EXACT_BATCHES else {"batch_size": 3}))
+                moved.append(distance(result[1], other[1]))
+        found[case] = *result, max(moved)
     return found
 
 
