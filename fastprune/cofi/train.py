@@ -144,7 +144,7 @@ class Cofi:
 
     def _under_gates(self, gates: Gates, cost: float, target: float, directory: Path) -> Student:
         choices, training = self._choices, self._choices.training
-        steps = training.steps(len(self._task.samples))
+        steps = self._steps(training)
         student = Student(
             copy.deepcopy(self._dense),
             gates.layout.sites,
@@ -203,12 +203,15 @@ class Cofi:
                 training,
                 directory,
                 optimizer=steps,
-                schedule=steps.schedule(training.steps(len(task.samples))),
+                schedule=steps.schedule(self._steps(training)),
                 score=None if task.score is None else score,
                 greater_is_better=task.greater_is_better,
                 label=label,
             )
             run(trainer, directory, last)
+
+    def _steps(self, training: Training) -> int:
+        return training.steps(len(self._task.samples), self._group.size)
 
     def _distillation(self) -> Distillation | None:
         if self._choices.distillation == "none":

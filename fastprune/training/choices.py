@@ -16,7 +16,7 @@ class Training:
 
     Attributes:
         epochs: rounds through the samples, perhaps a part of one.
-        batch_size: samples of a batch.
+        batch_size: samples of a batch, in every process.
         accumulate: batches whose gradients make one step.
         learning_rate: the highest; it rises over the first tenth of the steps and falls as a
             cosine.
@@ -54,9 +54,9 @@ class Training:
         if not _is_whole(self.seed) or not 0 <= self.seed < 2**31:
             raise FastpruneError(f"seed must be a whole number in [0, 2**31), got {self.seed}")
 
-    def steps(self, samples: int) -> int:
-        """How many steps that takes, at least one."""
-        per_epoch = math.ceil(samples / (self.batch_size * self.accumulate))
+    def steps(self, samples: int, processes: int = 1) -> int:
+        """How many steps that takes, at least one, where each process takes its own batches."""
+        per_epoch = math.ceil(samples / (self.batch_size * self.accumulate * processes))
         return max(1, math.ceil(self.epochs * per_epoch))
 
 
