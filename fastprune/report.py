@@ -144,7 +144,8 @@ class Report:
             number, where some have gone.
         timing_s: seconds per stage; stages before ``compact`` are shared by all budgets of a run
             (but for ``search``, where a method selects while it tunes, or tokens are reduced
-            afterwards). Budgets that are tuned
+            afterwards; of a method that trains, ``search`` is what is done under gates and ``tune``
+            the fine-tuning, with the scoring of checkpoints in both). Budgets that are tuned
             side by side get equal parts of the time it takes, but each the whole of the dense
             model's pass, where that is not part of calibration.
             ``total`` is their sum; scoring and the measurement of latency are not in it.

@@ -55,7 +55,8 @@ def print_report(report: Report, saved_to: Path | None = None, *, stock: bool = 
             )
     console.print(table)
     for kind, counts in report.units.items():
-        console.print(f"{kind} per layer: {' '.join(map(str, counts))}")
+        where = " per layer" if len(counts) > 1 else ""
+        console.print(f"{kind}{where}: {' '.join(map(str, counts))}")
     stages = ", ".join(f"{name} {seconds:.1f}" for name, seconds in report.timing_s.items())
     console.print(f"seconds without scoring: {stages}")
     for warning in report.warnings:

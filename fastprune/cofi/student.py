@@ -69,6 +69,12 @@ class Student(nn.Module):
             loss = self._task_loss(batch, values)
         return {"loss": loss + self.lagrangian(sparsity).to(loss)}
 
+    def status(self) -> str:
+        """How far gates have come, in a few words."""
+        if self.gates is None or self.lagrangian is None:
+            return ""
+        return f"sparsity {self.gates.sparsity():.3f}, target {self.lagrangian.target:.3f}"
+
     def _task_loss(self, batch: dict[str, Tensor], values: GateValues | None) -> Tensor:
         if self.distillation is None:
             outputs = self.model(**batch)

@@ -207,6 +207,7 @@ class Cofi:
                 score=None if task.score is None else score,
                 greater_is_better=task.greater_is_better,
                 label=label,
+                status=student.status,
             )
             run(trainer, directory, last)
 

@@ -61,6 +61,7 @@ def make_trainer(
     score: Callable[[], float] | None = None,
     greater_is_better: bool = True,
     label: str = "train",
+    status: Callable[[], str] = lambda: "",
 ) -> Any:
     """A Trainer for a model that returns its loss.
 
@@ -75,6 +76,7 @@ def make_trainer(
             checkpoint is what comes out. None = the last one.
         greater_is_better: of scores.
         label: of the bar.
+        status: what is said behind it, after every step.
 
     Raises:
         FastpruneError: a model on a GPU that the Trainer would not train on.
@@ -150,7 +152,7 @@ def make_trainer(
         eval_dataset=None if score is None else range(1),
         data_collator=lambda positions: batch_inputs(samples, positions),
         optimizers=(optimizer, schedule),
-        callbacks=[_watcher(training.progress, label)],
+        callbacks=[_watcher(training.progress, label, status)],
     )
     # Losses are means of batches, whatever the model could make of a count of all labels.
     trainer.model_accepts_loss_kwargs = False
@@ -194,7 +196,7 @@ def check_finite(model: nn.Module) -> None:
         raise NumericalError(_DIVERGED)
 
 
-def _watcher(progress: bool, label: str) -> Any:
+def _watcher(progress: bool, label: str, status: Callable[[], str]) -> Any:
     from transformers import TrainerCallback
 
     class Watcher(TrainerCallback):
@@ -206,6 +208,8 @@ def _watcher(progress: bool, label: str) -> Any:
             self._bar.update(state.global_step)
 
         def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            if not self._bar.disable:
+                self._bar.set_postfix_str(status(), refresh=False)
             self._bar.update(state.global_step - self._bar.n)
 
         def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:

@@ -18,6 +18,11 @@ from tiny_samples import image_samples, samples_for, text_samples
 import fastprune
 from fastprune import GateTraining, Training, prune
 from fastprune.cli import main
+from fastprune.cofi.gates import LARGEST, Gates
+from fastprune.cofi.lagrangian import Lagrangian
+from fastprune.cofi.layout import GateLayout
+from fastprune.cofi.start import fisher_start
+from fastprune.cofi.student import Student
 from fastprune.data import Samples
 from fastprune.data.samples import model_inputs
 from fastprune.errors import (
@@ -199,6 +204,14 @@ def test_falling_short_is_said(samples: Samples) -> None:
     assert "train longer" in warning
 
 
+def test_the_bar_tells_how_far_gates_have_come(samples: Samples) -> None:
+    model = tiny_float("bert")
+    layout = GateLayout.of(model, None, "params", 10.0)
+    student = Student(model, layout.sites, gates=Gates(layout), lagrangian=Lagrangian(0.8, ramp=4))
+    assert student.status() == f"sparsity {student.gates.sparsity():.3f}, target 0.200"
+    assert Student(model, layout.sites).status() == ""
+
+
 def test_seeds_repeat_and_differ(samples: Samples) -> None:
     first, again, other = (trained(tiny_float("bert"), samples, seed=s) for s in (0, 0, 1))
     assert_same(again.model, first.model)
@@ -209,10 +222,6 @@ def test_seeds_repeat_and_differ(samples: Samples) -> None:
 
 
 def test_gates_start_at_ranks_of_the_fisher_information(samples: Samples) -> None:
-    from fastprune.cofi.gates import LARGEST
-    from fastprune.cofi.layout import GateLayout
-    from fastprune.cofi.start import fisher_start
-
     model = tiny_float("bert")
     layout = GateLayout.of(model, None, "params", 10.0)
     start = fisher_start(model, layout, samples, STEPS)
