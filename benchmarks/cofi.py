@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """What training under gates reaches where little is left, beside what does without training.
 
-    python benchmarks/cofi.py [--epochs 1 --finetune-epochs 1] [--only cofi fisher]
+    python benchmarks/cofi.py [--dtype bfloat16] [--only cofi fisher] [--budgets params=0.2]
 
 SST-2 and the classifier of the tests. Rows are added to
 ``benchmarks/results/cofi_sst2_<device>.json`` as they are finished, each with what it took and
@@ -35,8 +35,10 @@ UNTRAINED = {"fisher": {"method": "fisher"}, "obs": {"method": "obs"}}
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--epochs", type=float, default=1.0, help="under gates")
-    parser.add_argument("--finetune-epochs", type=float, default=1.0, help="afterwards")
+    parser.add_argument("--epochs", type=float, default=2.0, help="under gates")
+    parser.add_argument("--finetune-epochs", type=float, default=2.0, help="afterwards")
+    parser.add_argument("--learning-rate", type=float, default=2e-4)
+    parser.add_argument("--dtype", default="auto", help="of the training's passes")
     parser.add_argument("--samples", type=int, help="training sentences; default: all")
     parser.add_argument("--only", nargs="+", default=[*UNTRAINED, *TRAINED], help="rows to make")
     parser.add_argument("--budgets", nargs="+", default=BUDGETS)
@@ -44,15 +46,17 @@ def main() -> None:
     common, _ = sst2()
     device = "cpu" if provenance()["device"] == "cpu" else "gpu"
     target = ROOT / "benchmarks" / "results" / f"cofi_sst2_{device}.json"
+    steps: dict[str, Any] = {"learning_rate": options.learning_rate, "save_every": 500}
     lasting = {
-        "training": replace(UNDER_GATES, epochs=options.epochs, save_every=500),
-        "finetuning": replace(AFTERWARDS, epochs=options.finetune_epochs, save_every=500),
+        "training": replace(UNDER_GATES, epochs=options.epochs, **steps),
+        "finetuning": replace(AFTERWARDS, epochs=options.finetune_epochs, **steps),
     }
     for budget in options.budgets:
         for name in options.only:
             way = dict(UNTRAINED.get(name, {"method": "cofi", "samples": options.samples}))
             if name in TRAINED:
                 way["training"] = GateTraining(**lasting, **TRAINED[name])
+                way["dtype"] = options.dtype
             record = one(common, budget, way)
             # Read again: another process may be adding rows of its own.
             rows = json.loads(target.read_text(encoding="utf-8")) if target.exists() else {}

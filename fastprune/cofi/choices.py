@@ -25,8 +25,8 @@ TEACHER_LAYERS = ("spread", "random")
 STARTS = ("open", "fisher")
 """Where gates start: all open, or at the ranks of their units' Fisher information."""
 
-UNDER_GATES = Training(epochs=3.0, learning_rate=5e-5, group_by_length=True)
-AFTERWARDS = Training(epochs=2.0, learning_rate=5e-5, group_by_length=True)
+UNDER_GATES = Training(epochs=3.0, learning_rate=1e-4, group_by_length=True)
+AFTERWARDS = Training(epochs=2.0, learning_rate=1e-4, group_by_length=True)
 """How weights are trained by default, with gates and when these are gone."""
 
 CustomLoss = Callable[[Any, Mapping[str, Tensor]], Tensor]
