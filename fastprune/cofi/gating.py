@@ -49,8 +49,12 @@ class Gating:
             self._norms = {path: norm_of(model, path) for path in self._stream.norms}
 
     @contextmanager
-    def on(self, values: GateValues) -> Iterator[None]:
-        """Within the block the model is gated by ``values``, which get gradients if they ask."""
+    def on(self, values: GateValues) -> Iterator[dict[str, Tensor]]:
+        """Within the block the model is gated by ``values``, which get gradients if they ask.
+
+        Yields:
+            what is left: bool [units] by the name of a site.
+        """
         kept = values.kept(list(self._sites.values()))
         computed = [(self._sites[name], _one_at_least(mask)) for name, mask in kept.items()]
         with ExitStack() as stack:
@@ -59,7 +63,7 @@ class Gating:
                 stack.enter_context(self._sublayer(site, left, values))
             if values.hidden is not None:
                 stack.enter_context(self._residual(values.hidden))
-            yield
+            yield kept
 
     @contextmanager
     def _sublayer(self, site: Site, left: Remains, values: GateValues) -> Iterator[None]:

@@ -12,7 +12,6 @@ from fastprune.cofi.distillation import Distillation, captured, valid_tokens
 from fastprune.cofi.gates import Gates
 from fastprune.cofi.gating import Gating
 from fastprune.cofi.lagrangian import Lagrangian
-from fastprune.cofi.values import GateValues
 from fastprune.data.samples import model_inputs
 from fastprune.structure import Site
 from fastprune.structure.declaration import anatomy
@@ -65,8 +64,8 @@ class Student(nn.Module):
         assert self.lagrangian is not None
         assert self._gating is not None
         values, sparsity = self.gates.draw()
-        with self._gating.on(values):
-            loss = self._task_loss(batch, values)
+        with self._gating.on(values) as kept:
+            loss = self._task_loss(batch, kept)
         return {"loss": loss + self.lagrangian(sparsity).to(loss)}
 
     def status(self) -> str:
@@ -75,7 +74,7 @@ class Student(nn.Module):
             return ""
         return f"sparsity {self.gates.sparsity():.3f}, target {self.lagrangian.target:.3f}"
 
-    def _task_loss(self, batch: dict[str, Tensor], values: GateValues | None) -> Tensor:
+    def _task_loss(self, batch: dict[str, Tensor], kept: dict[str, Tensor] | None) -> Tensor:
         if self.distillation is None:
             outputs = self.model(**batch)
             found: Tensor = outputs.loss if self._loss is None else self._loss(outputs, batch)
@@ -85,16 +84,13 @@ class Student(nn.Module):
         layers = range(len(anatomy(self.model).blocks)) if lesson.hidden else ()
         with captured(self.model, layers, valid_tokens(batch)) as hidden:
             outputs = self.model(**inputs)
-        found = self.distillation(outputs, hidden, self._alive(values), batch, lesson)
+        found = self.distillation(outputs, hidden, self._alive(kept), batch, lesson)
         return found
 
-    def _alive(self, values: GateValues | None) -> list[int]:
+    def _alive(self, kept: dict[str, Tensor] | None) -> list[int]:
         """Layers that do anything."""
-        layers = {site.layer for site in self._sites}
-        if values is not None:
-            kept = values.kept(self._sites)
-            layers = {site.layer for site in self._sites if kept[site.name].any()}
-        return sorted(layers)
+        left = [site.layer for site in self._sites if kept is None or kept[site.name].any()]
+        return sorted(set(left))
 
 
 def _aliases(module: nn.Module) -> dict[str, str]:

@@ -29,13 +29,24 @@ class GateValues:
     def kept(self, sites: Sequence[Site]) -> dict[str, Tensor]:
         """Which units are left of every site: bool [units] on the CPU, nothing of one that is
         closed as a whole."""
+        flags = self._open()
         masks = {}
         for site in sites:
-            units = self.units.get(site.name)
-            open_units = torch.ones(site.units).bool() if units is None else (units != 0).cpu()
-            whole = self.sublayers.get(site.name)
-            masks[site.name] = open_units if whole is None else open_units & (whole != 0).cpu()
+            units = flags.get(("units", site.name), torch.ones(site.units).bool())
+            masks[site.name] = units & flags.get(("sublayers", site.name), torch.tensor(True))
         return masks
+
+    def _open(self) -> dict[tuple[str, str], Tensor]:
+        """Which gates of units and sublayers are open, brought to the CPU in one piece."""
+        gates = {
+            (part, name): value.detach().reshape(-1)
+            for part in ("units", "sublayers")
+            for name, value in getattr(self, part).items()
+        }
+        if not gates:
+            return {}
+        flags = (torch.cat(list(gates.values())) != 0).cpu().split([*map(len, gates.values())])
+        return dict(zip(gates, flags, strict=True))
 
     def outputs(self, site: str) -> Tensor | None:
         """What multiplies the outputs of a site's projection: [hidden size] or a scalar; None =
