@@ -31,6 +31,7 @@ class Outcome:
         masks: per site of the dense model, float32 [units], 1 = kept.
         tuning: what tuning did, site by site.
         watch: the seconds that all of it took.
+        hidden: float32 [hidden size], likewise; None where all hidden dimensions stay.
         training: how it was trained; None where it was not.
     """
 
@@ -38,6 +39,7 @@ class Outcome:
     masks: dict[str, Tensor]
     tuning: list[SiteTuning]
     watch: Stopwatch
+    hidden: Tensor | None = None
     training: dict[str, Any] | None = None
 
 

@@ -57,6 +57,7 @@ class PruneResult:
     Attributes:
         model: physically smaller and tuned; dtype, device and mode as the model handed in.
         masks: per site of the original model, float32 [units], 1 = kept.
+        hidden: float32 [hidden size], likewise; None where all hidden dimensions stay.
         report: what was promised and what was measured.
         tokenizer: saved beside the model, where there is one.
         uniform: whether it is saved with a stock config that loads without fastprune.
@@ -67,6 +68,7 @@ class PruneResult:
     report: Report
     tokenizer: Any = field(default=None, repr=False)
     uniform: bool = False
+    hidden: Tensor | None = None
 
     def save_pretrained(
         self, directory: str | os.PathLike[str], *, overwrite: bool = False
@@ -303,6 +305,7 @@ class Prepared:
                     pruned.report,
                     self.tokenizer,
                     uniform=settings.uniform,
+                    hidden=pruned.hidden,
                 )
 
     def _table(self) -> LatencyTable | None:
@@ -332,7 +335,7 @@ class Prepared:
 
     def _choices(self, statistics: Statistics | None) -> dict[str, Any]:
         """All that a result depends on besides the model and the data."""
-        chosen = asdict(self.settings)
+        chosen = asdict(replace(self.settings, training=None))  # may hold a loss: no plain value
         for name in ("device", "cache", "progress"):
             del chosen[name]
         chosen["training"] = (

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from fastprune.budget import Budget, BudgetKind, Prices, price_sites
 from fastprune.budget.latency import LatencyTable
 from fastprune.calibration import Statistics
-from fastprune.cofi import Cofi, Task
+from fastprune.cofi.goal import Goal
+from fastprune.cofi.train import Cofi
 from fastprune.compaction import compact, uniform_kinds
 from fastprune.data import Samples
 from fastprune.device import device_of, free_bytes, size_in_bytes
@@ -43,11 +44,13 @@ class Pruned:
     Attributes:
         model: physically smaller and tuned.
         masks: per site of the model handed in, float32 [units], 1 = kept.
+        hidden: float32 [hidden size], likewise; None where all hidden dimensions stay.
         report: what was promised and what was measured.
     """
 
     model: nn.Module
     masks: dict[str, Tensor]
+    hidden: Tensor | None
     report: Report
 
 
@@ -288,9 +291,11 @@ class Run:
         settings, scorer = self._settings, self._scorer
         cofi = Cofi(
             self._dense,
-            Task(
+            Goal(
                 self._samples,
                 None if scorer.metric is None else scorer.pruned,
+                scorer.metric,
+                scorer.samples,
                 scorer.metric not in LOWER_IS_BETTER,
                 self._seq_len,
             ),
@@ -303,7 +308,7 @@ class Run:
         for budget in settings.budgets:
             watch = self._watch.copy()
             found = cofi.train(budget, watch)
-            outcome = Outcome(found.model, found.masks, [], watch, found.record)
+            outcome = Outcome(found.model, found.masks, [], watch, found.hidden, found.record)
             yield from self._finish([budget], [outcome], dense_score)
 
     def _finish(
@@ -316,7 +321,7 @@ class Run:
                 restore_dtypes(outcome.model, self._given)
         reports = self._group.first(lambda: self._describe(budgets, outcomes, dense_score))
         for outcome, report in zip(outcomes, reports, strict=True):
-            yield Pruned(outcome.model, outcome.masks, report)
+            yield Pruned(outcome.model, outcome.masks, outcome.hidden, report)
 
     def _reduce_tokens(self, outcome: Outcome) -> None:
         """Take tokens off a pruned and tuned model, where that is asked for."""

@@ -17,6 +17,7 @@ from fastprune.budget.latency import LatencyTable
 from fastprune.calibration.collect import MINI_BATCH
 from fastprune.calibration.objective import Targets
 from fastprune.calibration.statistics import FisherKind, Needs
+from fastprune.checks import check_known
 from fastprune.cofi.choices import GateTraining
 from fastprune.errors import FastpruneError
 from fastprune.selection import METHODS, Method
@@ -114,6 +115,8 @@ class Settings:
             raise FastpruneError(
                 f"training must be a fastprune.GateTraining, got {self.training!r}"
             )
+        if self.training is not None:
+            self.training.check_left_to_run()
         if self.training is not None and not self.selection.trains:
             raise FastpruneError(
                 f"method {self.method_name} does not train; use method cofi, or leave training out"
@@ -369,16 +372,6 @@ class Settings:
     def fisher_kind(self) -> FisherKind:
         """Whose gradients make up the Fisher information."""
         return self.fisher or "sample"
-
-
-def check_known(name: str, value: str, choices: Iterable[str]) -> None:
-    """Refuse a name that is none of the choices.
-
-    Raises:
-        FastpruneError: naming the choices.
-    """
-    if value not in list(choices):
-        raise FastpruneError(f"unknown {name} {value!r}; use {', '.join(choices)}")
 
 
 def check_options(caller: str, options: Iterable[str], own: Iterable[str]) -> None:

@@ -11,8 +11,8 @@ import torch
 
 
 @contextmanager
-def interrupted(monkeypatch: pytest.MonkeyPatch, steps: int) -> Iterator[None]:
-    """The user loses patience after so many steps."""
+def stopping(monkeypatch: pytest.MonkeyPatch, steps: int) -> Iterator[None]:
+    """Within the block the user loses patience after so many steps."""
     step, taken = torch.optim.AdamW.step, []
 
     def failing(self: Any, closure: Any = None) -> Any:
@@ -21,7 +21,14 @@ def interrupted(monkeypatch: pytest.MonkeyPatch, steps: int) -> Iterator[None]:
         taken.append(1)
         return step(self, closure)
 
+    failing.hooked = True  # type: ignore[attr-defined]  # or torch would run hooks twice a step
     with monkeypatch.context() as patch:
         patch.setattr(torch.optim.AdamW, "step", failing)
-        with pytest.raises(KeyboardInterrupt):
-            yield
+        yield
+
+
+@contextmanager
+def interrupted(monkeypatch: pytest.MonkeyPatch, steps: int) -> Iterator[None]:
+    """The same, where it ends the block."""
+    with stopping(monkeypatch, steps), pytest.raises(KeyboardInterrupt):
+        yield

@@ -78,9 +78,10 @@ class Divergence:
             return (self._kl(ours[0][:, :-1], theirs[0][:, :-1]) * valid).sum(-1)
         if self._task == "question-answering":
             padding = batch["attention_mask"] == 0
+            # Finite, also by a temperature below 1.
+            least = torch.finfo(torch.float32).min * min(1.0, self._temperature)
             ours, theirs = (
-                tuple(x.masked_fill(padding, torch.finfo(torch.float32).min) for x in pair)
-                for pair in (ours, theirs)
+                tuple(x.masked_fill(padding, least) for x in pair) for pair in (ours, theirs)
             )
         parts = [self._kl(a, b) for a, b in zip(ours, theirs, strict=True)]
         if self._task == "segmentation":

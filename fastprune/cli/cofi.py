@@ -21,13 +21,14 @@ from fastprune.cli.prune import prune_and_save
 from fastprune.cofi.choices import (
     AFTERWARDS,
     DISTILLATIONS,
+    GATES,
     MATCHINGS,
     STARTS,
     TEACHER_LAYERS,
     UNDER_GATES,
     GateTraining,
 )
-from fastprune.cofi.layout import GATES
+from fastprune.compaction.directories import budget_directory
 from fastprune.distributed import current_group
 from fastprune.training import Training
 
@@ -186,6 +187,7 @@ def cofi(
         dtype=dtype,
         quiet=quiet,
         as_json=as_json,
+        begun=lambda budget: resume and budget_directory(checkpoints, budget).is_dir(),
         method="cofi",
         training=training,
         **options,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -84,16 +84,30 @@ def prune_and_save(
     dtype: str,
     quiet: bool,
     as_json: bool,
+    begun: Callable[[Budget], bool] = lambda _: False,
     **options: Any,
 ) -> None:
-    """Prune to every budget and save each model as soon as it is there; ``options`` are those of
-    :class:`Settings`."""
+    """Prune to every budget, and save each model as soon as it is there.
+
+    Args:
+        begun: whether an earlier run has begun with a budget, which this one goes on with: what it
+            has saved already is saved again.
+        options: of :class:`Settings`.
+    """
     calm_libraries()
     asked = [parse_budget(budget) for budget in budgets]
-    targets = _targets(out, asked)
+    targets = {
+        target: overwrite or begun(budget)
+        for target, budget in zip(_targets(out, asked), asked, strict=True)
+    }
     sources = [model, train, eval_data]
+
+    def check() -> None:
+        for target, replace in targets.items():
+            check_target(target, replace, keep=sources)
+
     # The first process saves, perhaps where others have a directory of that name.
-    current_group().first(lambda: [check_target(t, overwrite, keep=sources) for t in targets])
+    current_group().first(check)
     settings = Settings(
         budgets=tuple(asked),
         dtype=resolve_dtype(dtype),
@@ -102,9 +116,9 @@ def prune_and_save(
     )
     reports = []
     results = prune_to_budgets(model, train, settings, eval_data=eval_data)
-    for result, target in zip(results, targets, strict=True):
+    for result, (target, replace) in zip(results, targets.items(), strict=True):
         # Saved as they come: what a later budget runs into does not cost the earlier ones.
-        result.save_pretrained(target, overwrite=overwrite)
+        result.save_pretrained(target, overwrite=replace)
         reports.append(result.report.to_dict())
         if not (quiet or as_json):
             print_report(result.report, target, stock=result.uniform)

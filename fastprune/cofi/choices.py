@@ -9,11 +9,14 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from xxhash import xxh3_64_hexdigest
 
-from fastprune.cofi.layout import GATES
+from fastprune.checks import check_known, is_number
 from fastprune.errors import FastpruneError
 from fastprune.training.choices import Training
 
+GATES = ("sublayers", "heads", "filters", "hidden")
+"""What can have gates: whole sublayers, attention heads, FFN filters, hidden dimensions."""
 DISTILLATIONS = ("layers", "prediction", "none")
 """What a student learns from: hidden states and predictions of the dense model, its predictions
 alone, or nothing but labels."""
@@ -77,6 +80,20 @@ class GateTraining:
         tuning = None if self.finetuning is None else replace(self.finetuning, **common)
         return replace(self, training=replace(self.training, **common), finetuning=tuning)
 
+    def check_left_to_run(self) -> None:
+        """Refuse what all of a run has in common, where it is said here.
+
+        Raises:
+            FastpruneError: naming it.
+        """
+        default = Training()
+        for training in filter(None, (self.training, self.finetuning)):
+            for name in ("seed", "dtype", "progress"):
+                if getattr(training, name) != getattr(default, name):
+                    raise FastpruneError(
+                        f"{name} is one of the whole run; give it to prune() instead of Training()"
+                    )
+
     def chosen(self) -> dict[str, Any]:
         """All that a result depends on, as plain values."""
         values = asdict(replace(self, loss=None))
@@ -86,7 +103,7 @@ class GateTraining:
             if values[name] is not None:
                 del values[name]["progress"]
                 values[name]["dtype"] = str(values[name]["dtype"]).removeprefix("torch.")
-        values["loss"] = getattr(self.loss, "__qualname__", self.loss and type(self.loss).__name__)
+        values["loss"] = self.loss and _described(self.loss)
         return values
 
     def __post_init__(self) -> None:
@@ -97,22 +114,22 @@ class GateTraining:
         if self.gates is not None and not self.gates:
             raise FastpruneError(f"no gates to train; name some of {', '.join(GATES)}")
         for kind in self.gates or ():
-            _check_known("gates", kind, GATES)
+            check_known("gates", kind, GATES)
         for name, known in (
             ("distillation", DISTILLATIONS),
             ("matching", MATCHINGS),
             ("teacher_layers", TEACHER_LAYERS),
             ("start", STARTS),
         ):
-            _check_known(name, getattr(self, name), known)
-        for name, least, most in (
-            ("ramp", 0, 1),
-            ("layer_share", 0, 1),
-            ("tolerance", 0, 1),
-            ("gate_rate", 0, None),
-            ("temperature", 0, None),
+            check_known(name, getattr(self, name), known)
+        for name, most in (
+            ("ramp", 1),
+            ("layer_share", 1),
+            ("tolerance", 1),
+            ("gate_rate", None),
+            ("temperature", None),
         ):
-            _check_number(name, getattr(self, name), least, most)
+            _check_number(name, getattr(self, name), most)
         if self.loss is not None and self.distillation != "none":
             raise FastpruneError(
                 "a loss of one's own does not go with distillation; use distillation='none'"
@@ -121,14 +138,17 @@ class GateTraining:
             raise FastpruneError("resume needs the directory of the checkpoints to go on from")
 
 
-def _check_known(name: str, value: object, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise FastpruneError(f"unknown {name} {value!r}; use {', '.join(choices)}")
+def _described(loss: Any) -> str:
+    """By its name and, where it has any, its code: functions without a name differ in that."""
+    name = getattr(loss, "__qualname__", type(loss).__qualname__)
+    code = getattr(loss, "__code__", None)
+    written = "" if code is None else f" {xxh3_64_hexdigest(code.co_code)}"
+    return f"{getattr(loss, '__module__', '')}.{name}{written}"
 
 
-def _check_number(name: str, value: object, least: float, most: float | None) -> None:
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    top = float("inf") if most is None else most
-    if not number or not least <= value <= top or (most is None and not least < value < top):  # type: ignore[operator]
-        span = "a positive number" if most is None else f"between {least} and {most}"
+def _check_number(name: str, value: Any, most: float | None) -> None:
+    """Refuse what is no share, from 0 to ``most``, or no positive number."""
+    fits = is_number(value) and (value > 0 if most is None else 0 <= value <= most)
+    if not fits:
+        span = "a positive number" if most is None else f"between 0 and {most}"
         raise FastpruneError(f"{name} must be {span}, got {value}")

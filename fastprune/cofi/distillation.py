@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from torch.nn import functional
 from fastprune.calibration.divergence import Divergence, Prediction
 from fastprune.cofi.choices import GateTraining
 from fastprune.structure.declaration import anatomy
+from fastprune.structure.stream import stream_width
 
 _TAUGHT = 4
 """Layers of the teacher that are imitated."""
@@ -42,24 +42,25 @@ class Distillation(nn.Module):
     """
 
     def __init__(self, teacher: nn.Module, task: str, choices: GateTraining, seed: int) -> None:
-        """Keep a copy of the teacher.
+        """Take a teacher.
 
         Args:
-            teacher: the dense model.
+            teacher: the dense model, in evaluation mode for as long as it is asked; not changed.
             task: of the samples.
             choices: of the training.
             seed: of everything drawn.
         """
         super().__init__()
         # Hidden from the module: checkpoints are of what learns.
-        self._teacher = (copy.deepcopy(teacher).eval().requires_grad_(False),)
+        self._teacher = (teacher,)
         self._choices, self._task = choices, task
         self._divergence = Divergence(task, seed, temperature=choices.temperature)
         self._depth = len(anatomy(teacher).blocks)
         self.projection: nn.Linear | None = None
         if choices.distillation == "layers":
-            width = teacher.config.hidden_size  # type: ignore[union-attr]
-            self.projection = nn.Linear(width, width)  # type: ignore[arg-type]
+            config: Any = teacher.config
+            width = stream_width(teacher) or config.hidden_size
+            self.projection = nn.Linear(width, width)
             nn.init.eye_(self.projection.weight)
             nn.init.zeros_(self.projection.bias)
 
@@ -137,19 +138,30 @@ class Distillation(nn.Module):
     ) -> list[tuple[int, int]]:
         """Layers of the student for those of the teacher; none where none is left."""
         assert self.projection is not None
-        seen = {layer: self.projection(ours[layer]) for layer in ours}
         ordered = self._choices.matching == "ordered"
-        open_layers = [layer for layer in alive if layer in seen] if ordered else list(seen)
+        open_layers = list(alive) if ordered else sorted(ours)
+        errors = self._errors({layer: ours[layer] for layer in open_layers}, theirs)
         pairs = []
         for teacher in sorted(theirs, reverse=True):
             if not open_layers:
                 break
-            errors = [functional.mse_loss(seen[layer], theirs[teacher]) for layer in open_layers]
-            nearest = int(torch.stack(errors).argmin())
+            nearest = min(range(len(open_layers)), key=lambda i: errors[teacher][open_layers[i]])
             pairs.append((open_layers[nearest], teacher))
             if ordered:
                 open_layers = open_layers[:nearest]
         return pairs
+
+    def _errors(
+        self, ours: Mapping[int, Tensor], theirs: Mapping[int, Tensor]
+    ) -> dict[int, dict[int, float]]:
+        """Mean squared errors by the teacher's layer and by ours, brought over in one piece."""
+        assert self.projection is not None
+        seen = [self.projection(states) for states in ours.values()]
+        if not seen:
+            return {}
+        every = [functional.mse_loss(x, y) for y in theirs.values() for x in seen]
+        rows = torch.stack(every).view(len(theirs), len(seen)).tolist()
+        return {t: dict(zip(ours, row, strict=True)) for t, row in zip(theirs, rows, strict=True)}
 
 
 @contextmanager

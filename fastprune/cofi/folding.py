@@ -8,12 +8,13 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
+from fastprune.cofi.gating import gated_stream
 from fastprune.cofi.values import GateValues
 from fastprune.compaction import compact
 from fastprune.structure import Site
 from fastprune.structure.empty import BiasOnly
 from fastprune.structure.projection import Projection, weight_view
-from fastprune.structure.stream import ResidualStream, residual_stream
+from fastprune.structure.stream import ResidualStream
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -33,10 +34,10 @@ def compact_gated(model: Model, sites: Sequence[Site], values: GateValues) -> Mo
         values: of its gates; what is 0 goes.
 
     Raises:
-        UnsupportedModelError: hidden dimensions that cannot be removed.
+        UnsupportedModelError: hidden dimensions that cannot have gates.
     """
     masks, hidden = values.kept(sites), values.hidden
-    stream = None if hidden is None else residual_stream(model)
+    stream = None if hidden is None else gated_stream(model)
     small = compact(model, masks, sites, hidden=None if hidden is None else hidden != 0)
     if stream is None or hidden is None:
         left = values
@@ -49,7 +50,7 @@ def compact_gated(model: Model, sites: Sequence[Site], values: GateValues) -> Mo
         if isinstance(projection, Projection) and site.name in values.units:
             units = values.units[site.name]
             columns = site.spread(units)[site.spread(masks[site.name].to(units.device))]
-            weight_view(projection).mul_(columns)
+            weight_view(projection).mul_(columns.to(projection.weight))
         if outputs is not None:
             _scale_outputs(projection, outputs)
     return small
@@ -61,10 +62,11 @@ def _fold_stream(
     """Everything that writes hidden dimensions, but for the output projections of sites."""
     assert hidden is not None
     # What reads the last norm with the weight of an entrance has that entrance's gates already.
-    norms = stream.norms[:-1] if stream.tied else stream.norms
-    for path in norms:
+    spared = stream.last_norm if stream.tied else None
+    for path in stream.norms:
         for parameter in small.get_submodule(path).parameters(recurse=False):
-            parameter.mul_(hidden)
+            if path != spared:
+                parameter.mul_(hidden.to(parameter))
     named = {site.name for site in sites}
     for path in stream.entrances:
         _scale_outputs(small.get_submodule(path), hidden)
@@ -76,9 +78,9 @@ def _fold_stream(
 def _scale_outputs(module: nn.Module, factors: Tensor) -> None:
     """Multiply what a module hands on by [outputs] or a scalar."""
     if isinstance(module, Projection):
-        weight_view(module).mul_(factors.reshape(-1, 1))
+        weight_view(module).mul_(factors.to(module.weight).reshape(-1, 1))
     elif not isinstance(module, BiasOnly):
-        module.weight.mul_(factors)  # type: ignore[operator]
+        module.weight.mul_(factors.to(module.weight))  # type: ignore[operator, arg-type]
     bias = getattr(module, "bias", None)
     if bias is not None:
-        bias.mul_(factors)
+        bias.mul_(factors.to(bias))

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from fastprune import ops
 from fastprune.cofi.layout import GateLayout
@@ -52,7 +53,8 @@ class Gates(nn.Module):
     def draw(self) -> tuple[GateValues, Tensor]:
         """Values for one batch, and the sparsity that is expected of such draws, float64 scalar.
 
-        Both have gradients by :attr:`alpha`.
+        Both have gradients by :attr:`alpha`. The noise is of the global stream of random numbers,
+        so each of several processes draws its own.
         """
         noise = torch.rand_like(self.alpha)
         row, sparsity = _Draw.apply(self.alpha, noise, self.layout, self.shares)
@@ -66,7 +68,7 @@ class Gates(nn.Module):
 
     @torch.no_grad()
     def settled(self, shift: float = 0.0) -> GateValues:
-        """Values without chance: as many of each part are 0 as are expected to be.
+        """Values without chance, on the CPU: as many of each part are 0 as are expected to be.
 
         A part is the units of a site, or the hidden dimensions; those with the smallest alphas go.
         A sublayer goes where that is likelier than not. What stays is nearly open.
@@ -75,7 +77,7 @@ class Gates(nn.Module):
             shift: is added to all alphas where they say how many go, and not to the values of
                 those that stay.
         """
-        alpha = self.alpha.double()
+        alpha = self.alpha.cpu().double()
         values = torch.sigmoid(_SLOPE * alpha)
         likely = torch.sigmoid(alpha + shift + _OPEN_AT_ZERO)
         *units, sublayers, hidden = (
@@ -86,7 +88,7 @@ class Gates(nn.Module):
         )
         rows = [part.without_the_least() for part in units]
         rows += [sublayers.without_the_unlikely(), hidden.without_the_least(keep=1)]
-        return self.layout.values(torch.cat(rows).to(self.alpha))
+        return self.layout.values(torch.cat(rows).to(self.alpha.dtype))
 
     @torch.no_grad()
     def clamp_(self) -> None:
@@ -132,6 +134,7 @@ class _Draw(torch.autograd.Function):
         return found.gates, found.sparsity
 
     @staticmethod
+    @once_differentiable
     def backward(context: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         gates, sparsity = gradients
         slopes, sparsity_slopes = context.saved_tensors

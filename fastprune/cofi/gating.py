@@ -19,12 +19,13 @@ from transformers.pytorch_utils import Conv1D
 from fastprune import ops
 from fastprune.cofi.values import GateValues
 from fastprune.compaction.remains import Remains, find_remains
+from fastprune.errors import UnsupportedModelError
 from fastprune.structure import Site
 from fastprune.structure.declaration import anatomy
 from fastprune.structure.heads import sharing_queries
 from fastprune.structure.norms import Norm, norm_of
 from fastprune.structure.projection import Projection, as_projection
-from fastprune.structure.stream import residual_stream
+from fastprune.structure.stream import ResidualStream, residual_stream
 
 
 class Gating:
@@ -43,10 +44,9 @@ class Gating:
         """
         self._model, self._sites = model, {site.name: site for site in sites}
         self._found = anatomy(model)
-        self._stream = residual_stream(model, self._found) if hidden else None
-        self._norms: dict[str, Norm] = {}
-        if self._stream is not None:
-            self._norms = {path: norm_of(model, path) for path in self._stream.norms}
+        self._stream = gated_stream(model) if hidden else None
+        norms = () if self._stream is None else self._stream.norms
+        self._norms = {path: norm_of(model, path) for path in norms}
 
     @contextmanager
     def on(self, values: GateValues) -> Iterator[dict[str, Tensor]]:
@@ -108,6 +108,23 @@ class Gating:
                 module = self._model.get_submodule(path)
                 stack.enter_context(_computing(module, _norm(module, norm, hidden)))
             yield
+
+
+def gated_stream(model: nn.Module) -> ResidualStream:
+    """The residual stream of a model whose hidden dimensions can have gates.
+
+    Raises:
+        UnsupportedModelError: they cannot be removed, or weights could not take up their gates.
+    """
+    stream = residual_stream(model)
+    for path in stream.norms:
+        norm_of(model, path)
+    if stream.tied and stream.last_norm is None:
+        raise UnsupportedModelError(
+            "the head of this model reads the residual stream with the weight of its embeddings, "
+            "which would take up gates twice; untie them, or leave hidden dimensions out"
+        )
+    return stream
 
 
 def _one_at_least(mask: Tensor) -> Tensor:

@@ -12,10 +12,9 @@ class Lagrangian(nn.Module):
 
     Attributes:
         multipliers: float32 [2], ``l1`` and ``l2``, from 0; an optimizer is to maximise by them.
-        steps: int64 scalar, how many have been taken.
+        aim: the target after the ramp.
+        steps: how many have been taken; part of checkpoints.
     """
-
-    steps: Tensor
 
     def __init__(self, target: float, ramp: int) -> None:
         """Start with a target of 0.
@@ -25,14 +24,22 @@ class Lagrangian(nn.Module):
             ramp: after so many steps.
         """
         super().__init__()
-        self._target, self._ramp = target, ramp
+        self.aim, self._ramp = target, ramp
         self.multipliers = nn.Parameter(torch.zeros(2))
-        self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
+        self.steps = 0
 
     @property
     def target(self) -> float:
         """The sparsity that is asked for by now."""
-        return self._target * min(1.0, (int(self.steps) + 1) / max(1, self._ramp))
+        return self.aim * min(1.0, (self.steps + 1) / max(1, self._ramp))
+
+    def get_extra_state(self) -> Tensor:
+        """The number of steps, which no device has to be asked for in between."""
+        return torch.tensor(self.steps)
+
+    def set_extra_state(self, state: Tensor) -> None:
+        """The inverse of :meth:`get_extra_state`."""
+        self.steps = int(state)
 
     def forward(self, sparsity: Tensor) -> Tensor:
         """What being off the target costs: a scalar for a scalar."""

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
 
 from fastprune.budget import BudgetKind, Prices, price_sites
+from fastprune.cofi.choices import GATES
+from fastprune.cofi.gating import gated_stream
 from fastprune.cofi.values import GateValues
 from fastprune.errors import UnsupportedModelError
 from fastprune.structure import Site, find_sites
-from fastprune.structure.stream import residual_stream
 
-GATES = ("sublayers", "heads", "filters", "hidden")
-"""What can have gates: whole sublayers, attention heads, FFN filters, hidden dimensions."""
 _UNITS = {"attention": "heads", "ffn": "filters"}
 
 
@@ -57,7 +57,7 @@ class GateLayout:
             sites=sites,
             sizes=tuple(site.units if _UNITS[site.kind] in gates else 0 for site in sites),
             sublayers="sublayers" in gates,
-            hidden=residual_stream(model).width if "hidden" in gates else 0,
+            hidden=gated_stream(model).width if "hidden" in gates else 0,
             kind=kind,
             seq_len=seq_len,
         )
@@ -67,7 +67,7 @@ class GateLayout:
         """Gates of every part: of each site's units, of all sublayers, of hidden dimensions."""
         return [*self.sizes, len(self.sites) if self.sublayers else 0, self.hidden]
 
-    @property
+    @cached_property
     def prices(self) -> Prices:
         """What units cost while all hidden dimensions are there."""
         return price_sites(self.sites, self.kind, self.seq_len)
@@ -80,7 +80,7 @@ class GateLayout:
         return torch.tensor(whole, dtype=torch.float64) / prices.dense
 
     def values(self, row: Tensor) -> GateValues:
-        """The values of all gates in a row, [gates], by what they are of."""
+        """The values of all gates in a row, [gates], by what they are of; views of it."""
         *units, sublayers, hidden = row.split(self.lengths)
         named = zip(self.sites, units, strict=True)
         return GateValues(
@@ -102,7 +102,7 @@ class GateLayout:
 def possible_gates(model: nn.Module) -> tuple[str, ...]:
     """All kinds of gates that a model can have."""
     try:
-        residual_stream(model)
+        gated_stream(model)
     except UnsupportedModelError:
         return tuple(kind for kind in GATES if kind != "hidden")
     return GATES

@@ -48,7 +48,9 @@ class Student(nn.Module):
             lagrangian: of the gates.
         """
         super().__init__()
-        self.model, self.distillation, self._loss = model, distillation, loss
+        self.model, self.distillation = model, distillation
+        # Hidden from the module: a loss with weights of its own is not what is trained here.
+        self._loss = (loss,)
         self.gates, self.lagrangian = gates, lagrangian
         self._sites = sites
         self._gating = (
@@ -76,8 +78,8 @@ class Student(nn.Module):
 
     def _task_loss(self, batch: dict[str, Tensor], kept: dict[str, Tensor] | None) -> Tensor:
         if self.distillation is None:
-            outputs = self.model(**batch)
-            found: Tensor = outputs.loss if self._loss is None else self._loss(outputs, batch)
+            (loss,), outputs = self._loss, self.model(**batch)
+            found: Tensor = outputs.loss if loss is None else loss(outputs, batch)
             return found
         inputs = model_inputs(batch)
         lesson = self.distillation.teach(inputs, batch)
@@ -114,11 +116,10 @@ def _restore_aliases(module: nn.Module, state: dict[str, Any], prefix: str, *_: 
         state[prefix + name] = state[prefix + first]
 
 
-def freeze_embeddings_(student: Student) -> None:
-    """Leave embeddings out: as in CoFi, what enters the first layer stays what it was."""
-    found = anatomy(student.model)
-    stream = found.declarations[0].stream
-    base: Any = getattr(student.model, "base_model", student.model)
-    for path in () if stream is None else stream.entrances:
-        for parameter in base.get_submodule(path).parameters():
-            parameter.requires_grad_(False)
+def freeze_embeddings_(model: nn.Module) -> None:
+    """Leave lookup tables out of training: as in CoFi, embeddings stay what they were. A head that
+    shares their weight does so, too.
+    """
+    for module in model.modules():
+        if isinstance(module, nn.Embedding):
+            module.requires_grad_(False)

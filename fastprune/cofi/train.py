@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import copy
-import shutil
-import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,41 +18,21 @@ from fastprune.cofi.choices import GateTraining
 from fastprune.cofi.distillation import Distillation
 from fastprune.cofi.folding import compact_gated
 from fastprune.cofi.gates import Gates
+from fastprune.cofi.goal import Goal
 from fastprune.cofi.lagrangian import Lagrangian
 from fastprune.cofi.layout import GateLayout
 from fastprune.cofi.start import fisher_start
-from fastprune.cofi.steps import Steps
+from fastprune.cofi.steps import make_steps
 from fastprune.cofi.student import Student, freeze_embeddings_
-from fastprune.compaction.directories import budget_directory
-from fastprune.data import Samples
-from fastprune.device import cache_off, device_of
+from fastprune.device import cache_off, device_of, evaluation_mode
 from fastprune.distributed import Group
-from fastprune.fingerprint import fingerprint, fingerprint_model, fingerprint_samples
+from fastprune.errors import FastpruneError
+from fastprune.fingerprint import fingerprint, fingerprint_model
 from fastprune.report import Stopwatch
 from fastprune.structure import find_sites
-from fastprune.training.checkpoints import claim, gone_if_empty
+from fastprune.training.checkpoints import claim, directory_for, gone_if_empty
 from fastprune.training.choices import Training
-from fastprune.training.loop import check_trainable, make_trainer, run
-
-_FAR = 1e6
-"""What a checkpoint that is off its target counts less than any that is not."""
-
-
-@dataclass(frozen=True)
-class Task:
-    """What a model is trained for.
-
-    Attributes:
-        samples: to learn from, labelled.
-        score: of a compacted model on held-out data; None = the last checkpoint is taken.
-        greater_is_better: of scores.
-        seq_len: tokens at which MACs are counted.
-    """
-
-    samples: Samples
-    score: Callable[[nn.Module], float | None] | None
-    greater_is_better: bool
-    seq_len: float
+from fastprune.training.loop import check_trainable, check_unfrozen, make_trainer, run
 
 
 @dataclass(frozen=True)
@@ -62,40 +40,49 @@ class Trained:
     """What training under gates has come to.
 
     Attributes:
-        model: physically smaller, fine-tuned, in evaluation mode.
+        model: physically smaller, fine-tuned; modes and flags as the dense model's.
         masks: per site of the dense model, float32 [units], 1 = kept.
+        hidden: float32 [hidden size], likewise; None where hidden dimensions have no gates.
         record: for the report.
     """
 
     model: nn.Module
     masks: dict[str, Tensor]
+    hidden: Tensor | None
     record: dict[str, Any]
 
 
 class Cofi:
     """Trains a dense model under gates, to one budget after the other."""
 
-    def __init__(self, dense: nn.Module, task: Task, choices: GateTraining, group: Group) -> None:
+    def __init__(self, dense: nn.Module, goal: Goal, choices: GateTraining, group: Group) -> None:
         """Check what can be checked.
 
         Args:
             dense: the model to prune; it is not changed.
-            task: what it is trained for.
+            goal: what it is trained for.
             choices: how.
             group: the processes that share the work.
 
         Raises:
-            FastpruneError: samples without labels, or accelerate is missing.
+            FastpruneError: samples without labels, weights that are frozen, layers that are run
+                twice, or accelerate is missing.
         """
-        check_trainable(dense, task.samples)
-        self._dense, self._task, self._choices, self._group = dense, task, choices, group
+        check_trainable(dense, goal.samples)
+        check_unfrozen(dense)
+        if any(getattr(module, "gradient_checkpointing", False) for module in dense.modules()):
+            raise FastpruneError(
+                "turn gradient checkpointing off (model.gradient_checkpointing_disable()): when "
+                "layers are run again, the gates they were under are gone"
+            )
+        self._dense, self._goal, self._choices, self._group = dense, goal, choices, group
 
     def check(self, budget: Budget) -> None:
         """Find out whether gates can meet a budget.
 
         Raises:
             BudgetError: they cannot.
-            UnsupportedModelError: hidden dimensions that cannot be removed.
+            UnsupportedModelError: hidden dimensions that cannot have gates.
         """
         gates = Gates(self._layout(budget))
         within(gates, budget.limit(gates.layout.prices.dense))
@@ -110,60 +97,69 @@ class Cofi:
         Raises:
             FastpruneError: anything the user can mend, in one line.
         """
-        layout = self._layout(budget)
+        dense, layout = self._dense, self._layout(budget)
         with watch.stage("calibrate"):
             gates = self._gates(layout)
         cost = budget.limit(layout.prices.dense)
         target = 1 - cost / layout.prices.dense
-        with self._directory(budget) as directory:
+        model = copy.deepcopy(dense)
+        with ExitStack() as stack:
+            stack.enter_context(evaluation_mode(dense))
+            stack.enter_context(cache_off(dense))
+            directory = stack.enter_context(
+                directory_for(budget, self._choices.checkpoints, self._group)
+            )
+            distillation = self._distillation()
             with watch.stage("search"):
-                student = self._under_gates(gates, cost, target, directory / "gates")
+                self._under_gates(model, gates, distillation, cost, target, directory / "gates")
             with watch.stage("compact"):
                 values = within(gates, cost)
-                model = compact_gated(student.model, layout.sites, values)
-            if student.distillation is not None and values.hidden is not None:
-                student.distillation.narrow_(values.hidden)
+                model = compact_gated(model, layout.sites, values)
+                if distillation is not None and values.hidden is not None:
+                    distillation.narrow_(values.hidden)
             with watch.stage("tune"):
-                self._finetune(model, student.distillation, directory / "finetuning")
-        record = {
-            **self._choices.chosen(),
-            "samples": len(self._task.samples),
-            "sparsity": {"target": target, "expected": gates.sparsity()},
-        }
+                self._finetune(model, distillation, directory / "finetuning")
+        self._restore_flags(model)
         masks = {name: mask.float() for name, mask in values.kept(layout.sites).items()}
-        return Trained(model.eval(), masks, record)
+        hidden = None if values.hidden is None else (values.hidden != 0).float()
+        return Trained(model, masks, hidden, self._record(gates, target))
 
     def _layout(self, budget: Budget) -> GateLayout:
-        return GateLayout.of(self._dense, self._choices.gates, budget.kind, self._task.seq_len)
+        return GateLayout.of(self._dense, self._choices.gates, budget.kind, self._goal.seq_len)
 
     def _gates(self, layout: GateLayout) -> Gates:
         training, start = self._choices.training, None
         if self._choices.start == "fisher":
-            start = fisher_start(self._dense, layout, self._task.samples, training)
+            start = fisher_start(self._dense, layout, self._goal.samples, training)
         return Gates(layout, start, seed=training.seed).to(device_of(self._dense))
 
-    def _under_gates(self, gates: Gates, cost: float, target: float, directory: Path) -> Student:
-        choices, training = self._choices, self._choices.training
-        steps = self._steps(training)
+    def _under_gates(
+        self,
+        model: nn.Module,
+        gates: Gates,
+        distillation: Distillation | None,
+        cost: float,
+        target: float,
+        directory: Path,
+    ) -> None:
+        choices, sites = self._choices, gates.layout.sites
+        ramp = round(choices.ramp * self._steps(choices.training))
         student = Student(
-            copy.deepcopy(self._dense),
-            gates.layout.sites,
-            distillation=self._distillation(),
+            model,
+            sites,
+            distillation=distillation,
             loss=choices.loss,
             gates=gates,
-            lagrangian=Lagrangian(target, round(choices.ramp * steps)),
+            lagrangian=Lagrangian(target, ramp),
         )
 
         def score() -> float:
             missing = target - gates.sparsity()
             if missing > choices.tolerance:
-                return self._worst(missing)
-            return self._score(
-                compact_gated(student.model, gates.layout.sites, within(gates, cost))
-            )
+                return self._goal.short_by(missing)
+            return self._score(compact_gated(model, sites, within(gates, cost)))
 
-        self._run(student, training, directory, score, "train under gates")
-        return student
+        self._run(student, choices.training, directory, score, "train under gates")
 
     def _finetune(
         self, model: nn.Module, distillation: Distillation | None, directory: Path
@@ -185,70 +181,85 @@ class Cofi:
         label: str,
     ) -> None:
         """Train a student, from its last checkpoint on where there is one."""
-        task, choices = self._task, self._choices
+        goal, choices, gates = self._goal, self._choices, student.gates
         student.to(device_of(self._dense))
-        freeze_embeddings_(student)
-        steps = Steps(
-            student,
+        freeze_embeddings_(student.model)
+        lagrangian = student.lagrangian
+        apart = {id(p) for part in (gates, lagrangian) if part for p in part.parameters()}
+        optimizer, schedule = make_steps(
+            [p for p in student.parameters() if p.requires_grad and id(p) not in apart],
+            gates,
+            lagrangian,
             rate=training.learning_rate,
             weight_decay=training.weight_decay,
             gate_rate=choices.gate_rate,
+            steps=self._steps(training),
         )
-        of_what = self._fingerprint(student.model)
-        last = self._group.first(lambda: claim(directory, of_what, resume=choices.resume))
+        of_what = self._fingerprint(student)
+        last = self._group.first(
+            lambda: claim(directory, of_what, resume=choices.resume, processes=self._group.size)
+        )
         with gone_if_empty(directory), cache_off(student.model):
             trainer = make_trainer(
                 student,
-                task.samples,
+                goal.samples,
                 training,
                 directory,
-                optimizer=steps,
-                schedule=steps.schedule(self._steps(training)),
-                score=None if task.score is None else score,
-                greater_is_better=task.greater_is_better,
+                optimizer=optimizer,
+                schedule=schedule,
+                score=None if goal.score is None else score,
+                greater_is_better=goal.greater_is_better,
                 label=label,
                 status=student.status,
             )
             run(trainer, directory, last)
 
-    def _steps(self, training: Training) -> int:
-        return training.steps(len(self._task.samples), self._group.size)
-
     def _distillation(self) -> Distillation | None:
-        if self._choices.distillation == "none":
+        choices = self._choices
+        if choices.distillation == "none":
             return None
-        task = self._task.samples.task
-        return Distillation(self._dense, task, self._choices, self._choices.training.seed)
+        task = self._goal.samples.task
+        return Distillation(self._dense, task, choices, choices.training.seed).to(
+            device_of(self._dense)
+        )
+
+    def _steps(self, training: Training) -> int:
+        return training.steps(len(self._goal.samples), self._group.size)
 
     def _score(self, model: nn.Module) -> float:
-        assert self._task.score is not None
-        found = self._task.score(model)
-        assert found is not None
-        return found
+        """Of a small model, by the first process for all: they have to choose alike."""
 
-    def _worst(self, missing: float) -> float:
-        """What a checkpoint counts that lacks some sparsity: the less, the more it lacks."""
-        value = _FAR * (1 + missing)
-        return -value if self._task.greater_is_better else value
+        def scored() -> float:
+            assert self._goal.score is not None
+            found = self._goal.score(model)
+            assert found is not None
+            return found
 
-    def _fingerprint(self, model: nn.Module) -> str:
+        return self._group.first(scored)
+
+    def _fingerprint(self, student: Student) -> str:
         """Of all that checkpoints depend on."""
         return fingerprint(
             {
-                "model": fingerprint_model(model),
-                "samples": fingerprint_samples(self._task.samples),
+                "model": fingerprint_model(student.model),
+                "goal": self._goal.fingerprint(),
                 "training": self._choices.chosen(),
+                "kind": None if student.gates is None else student.gates.layout.kind,
+                "target": None if student.lagrangian is None else student.lagrangian.aim,
+                "processes": self._group.size,
             }
         )
 
-    @contextmanager
-    def _directory(self, budget: Budget) -> Iterator[Path]:
-        """Where checkpoints of a budget lie; temporary ones are gone afterwards."""
-        if self._choices.checkpoints is not None:
-            yield budget_directory(Path(self._choices.checkpoints), budget)
-            return
-        temporary = Path(self._group.first(lambda: tempfile.mkdtemp(prefix="fastprune-")))
-        try:
-            yield temporary
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
+    def _record(self, gates: Gates, target: float) -> dict[str, Any]:
+        return {
+            **self._choices.chosen(),
+            "samples": len(self._goal.samples),
+            "sparsity": {"target": target, "expected": gates.sparsity()},
+        }
+
+    def _restore_flags(self, model: nn.Module) -> None:
+        """Training has changed modes, and what asks for gradients."""
+        model.train(self._dense.training)
+        before = dict(self._dense.named_parameters())
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(before[name].requires_grad)

@@ -71,14 +71,14 @@ def cut_hidden(
     return _alike(model, stream)
 
 
-def refit_hidden(model: nn.Module, stream: ResidualStream) -> None:
+def refit_hidden(model: nn.Module, stream: ResidualStream, width: int) -> None:
     """Make sizes agree with parameters whose hidden dimensions have been removed.
 
     Args:
         model: whose parameters have their new shapes.
         stream: of the model, as it was before.
+        width: how many dimensions are left.
     """
-    (width,) = model.get_parameter(f"{stream.norms[0]}.weight").shape
     for path in (*stream.entrances, *stream.norms, *stream.writers, *stream.readers):
         module = find_module(model, path)
         if isinstance(module, BiasOnly):

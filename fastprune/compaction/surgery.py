@@ -69,8 +69,8 @@ def compact(
     # transformers 4 keeps the static cache of the last generate(), sized for the original heads.
     small.__dict__.pop("_cache", None)
     refit(small, found, _widths(model, found, remains))
-    if stream is not None:
-        refit_hidden(small, stream)
+    if stream is not None and hidden is not None:
+        refit_hidden(small, stream, int((hidden != 0).sum()))
     if cuts:
         _describe(small, found, sites)
     return small
@@ -189,8 +189,8 @@ def _shorten_(
             if id(parameter) in cuts:
                 module.register_parameter(name, cuts[id(parameter)])
     refit(model, found, widths)
-    if stream is not None:
-        refit_hidden(model, stream)
+    if stream is not None and hidden is not None:
+        refit_hidden(model, stream, int((hidden != 0).sum()))
     return bool(cuts)
 
 

@@ -6,9 +6,10 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from fastprune.checks import check_known
 from fastprune.errors import FastpruneError
 from fastprune.selection import METHODS
-from fastprune.settings import Settings, check_known
+from fastprune.settings import Settings
 from fastprune.tuning import TUNERS
 
 DEFAULT_TUNES = ("none", "scale", "weights")

@@ -22,6 +22,7 @@ class Scorer:
 
     Attributes:
         metric: its name, or None where nothing is scored.
+        samples: what is scored on.
     """
 
     def __init__(
@@ -41,7 +42,7 @@ class Scorer:
         """
         if samples is None and metric is not None:
             raise DataError(f"metric {metric!r} needs evaluation data; give eval_data (--eval)")
-        self._samples = samples
+        self.samples = samples
         self._options: dict[str, Any] = {
             "batch_size": batch_size,
             "dtype": dtype,
@@ -51,13 +52,13 @@ class Scorer:
 
     def dense(self, model: nn.Module) -> float | None:
         """Score of the model before pruning; it is also what embeddings are compared with."""
-        if self._samples is not None and self._samples.task == "embedding":
-            self._options["reference"] = embed(model, self._samples, **self._options)
+        if self.samples is not None and self.samples.task == "embedding":
+            self._options["reference"] = embed(model, self.samples, **self._options)
             return 1.0
         return self.pruned(model)
 
     def pruned(self, model: nn.Module) -> float | None:
         """Score of a model after pruning."""
-        if self._samples is None:
+        if self.samples is None:
             return None
-        return evaluate(model, self._samples, self.metric, **self._options)
+        return evaluate(model, self.samples, self.metric, **self._options)

@@ -191,7 +191,8 @@ def anatomy(model: nn.Module) -> Anatomy:
     )
 
 
-def _base_prefix(model: nn.Module) -> str:
+def base_prefix(model: nn.Module) -> str:
+    """What paths in the base model start with, seen from the model: nothing, or ``"bert."``."""
     base = getattr(model, "base_model", model)
     path = next((name for name, module in model.named_modules() if module is base), "")
     return f"{path}." if path else ""
@@ -199,7 +200,7 @@ def _base_prefix(model: nn.Module) -> str:
 
 def _blocks(model: nn.Module, declaration: Declaration) -> list[tuple[str, int]]:
     """Paths of the layers, and the stage of each."""
-    before, star, after = (_base_prefix(model) + declaration.layers).partition("*")
+    before, star, after = (base_prefix(model) + declaration.layers).partition("*")
     if not star:
         return [(path, 0) for path in _children(model, before)]
     stages = [f"{path}{after}" for path in _children(model, before.rstrip("."))]

@@ -26,9 +26,15 @@ def norm_of(model: nn.Module, path: str) -> Norm:
     """What the norm at ``path`` does.
 
     Raises:
-        UnsupportedModelError: it is neither a layer norm nor an RMS norm.
+        UnsupportedModelError: it is neither a layer norm nor an RMS norm, or has no weight that
+            could take up gates.
     """
     module = model.get_submodule(path)
+    if getattr(module, "weight", None) is None:
+        raise UnsupportedModelError(
+            f"{path} has no weight that could take up gates, so hidden dimensions cannot be gated; "
+            "leave them out"
+        )
     if isinstance(module, nn.LayerNorm):
         return Norm(module.eps, centered=True)
     eps = getattr(module, "variance_epsilon", None)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
+import tempfile
 import warnings
 import zipfile
 from collections.abc import Iterator
@@ -13,22 +15,26 @@ from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
+from fastprune.budget import Budget
+from fastprune.compaction.directories import budget_directory
+from fastprune.distributed import Group
 from fastprune.errors import CheckpointError
 
 _RECORD = "training.json"
 """What the checkpoints beside it are of."""
 _NAME = re.compile(r"checkpoint-(\d+)")
-_STATES = ("optimizer.pt", "scheduler.pt", "rng_state.pth")
-"""Besides weights: what an exact continuation needs."""
+_STATES = ("optimizer.pt", "scheduler.pt")
+"""Besides weights and the random states of all processes: what an exact continuation needs."""
 
 
-def claim(directory: Path, fingerprint: str, *, resume: bool) -> Path | None:
+def claim(directory: Path, fingerprint: str, *, resume: bool, processes: int = 1) -> Path | None:
     """Make a directory for the checkpoints of a training, or take up the one that is there.
 
     Args:
         directory: of checkpoints.
         fingerprint: of all that the training depends on.
         resume: go on with what an interrupted training has left.
+        processes: that train.
 
     Returns:
         the last checkpoint that is whole, if ``resume`` and there is one. Damaged ones are removed,
@@ -55,7 +61,7 @@ def claim(directory: Path, fingerprint: str, *, resume: bool) -> Path | None:
                 f"the checkpoints in {directory} are of another model, other data or other "
                 "settings; repeat those, or remove the directory"
             )
-        last = _last_whole(found)
+        last = _last_whole(found, processes)
     try:
         directory.mkdir(parents=True, exist_ok=True)
         record.write_text(fingerprint, encoding="utf-8")
@@ -64,6 +70,28 @@ def claim(directory: Path, fingerprint: str, *, resume: bool) -> Path | None:
             f"cannot write {directory}: {error}; choose a writable directory"
         ) from error
     return last
+
+
+@contextmanager
+def directory_for(
+    budget: Budget, directory: str | os.PathLike[str] | None, group: Group
+) -> Iterator[Path]:
+    """Where checkpoints of a budget lie: in a directory that stays, or a temporary one.
+
+    Args:
+        budget: of a training.
+        directory: of all budgets; None = temporary.
+        group: the processes that train, all of which see the files of the first.
+    """
+    if directory is not None:
+        yield budget_directory(Path(directory), budget)
+        return
+    temporary = Path(group.first(lambda: tempfile.mkdtemp(prefix="fastprune-")))
+    try:
+        yield temporary
+        group.gather(None)  # nobody reads in it any more
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 @contextmanager
@@ -86,24 +114,26 @@ def _checkpoints(directory: Path) -> list[Path]:
     return [path for _, path in sorted(found)]
 
 
-def _last_whole(checkpoints: list[Path]) -> Path | None:
+def _last_whole(checkpoints: list[Path], processes: int) -> Path | None:
     for path in reversed(checkpoints):
-        if _is_whole(path):
+        if _is_whole(path, processes):
             return path
         warnings.warn(f"{path} is damaged and was removed", RuntimeWarning, stacklevel=4)
         shutil.rmtree(path, ignore_errors=True)
     return None
 
 
-def _is_whole(checkpoint: Path) -> bool:
+def _is_whole(checkpoint: Path, processes: int) -> bool:
     """Whether everything is there and can be read to its end."""
+    random = [f"rng_state_{rank}.pth" for rank in range(processes)]
+    states = (*_STATES, *(["rng_state.pth"] if processes == 1 else random))
     try:
         json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
         weights = list(checkpoint.glob("*.safetensors"))
         for path in weights:
             with safe_open(path, "pt"):  # looks at the length, too
                 pass
-        for name in _STATES:
+        for name in states:
             with zipfile.ZipFile(checkpoint / name) as archive:
                 if archive.testzip() is not None:
                     return False

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
+from fastprune.checks import is_number, is_whole
 from fastprune.errors import FastpruneError
 
 
@@ -44,25 +45,17 @@ class Training:
             value = getattr(self, name)
             if name == "save_every" and value is None:
                 continue
-            if not _is_whole(value) or value < 1:
+            if not is_whole(value) or value < 1:
                 raise FastpruneError(f"{name} must be a whole number from 1 on, got {value}")
         for name, least in (("epochs", "positive"), ("learning_rate", "positive")):
-            if not _is_number(getattr(self, name)) or getattr(self, name) <= 0:
+            if not is_number(getattr(self, name)) or getattr(self, name) <= 0:
                 raise FastpruneError(f"{name} must be a {least} number, got {getattr(self, name)}")
-        if not _is_number(self.weight_decay) or self.weight_decay < 0:
+        if not is_number(self.weight_decay) or self.weight_decay < 0:
             raise FastpruneError(f"weight_decay must be 0 or more, got {self.weight_decay}")
-        if not _is_whole(self.seed) or not 0 <= self.seed < 2**31:
+        if not is_whole(self.seed) or not 0 <= self.seed < 2**31:
             raise FastpruneError(f"seed must be a whole number in [0, 2**31), got {self.seed}")
 
     def steps(self, samples: int, processes: int = 1) -> int:
         """How many steps that takes, at least one, where each process takes its own batches."""
         per_epoch = math.ceil(samples / (self.batch_size * self.accumulate * processes))
         return max(1, math.ceil(self.epochs * per_epoch))
-
-
-def _is_whole(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _is_number(value: object) -> bool:
-    return _is_whole(value) or (isinstance(value, float) and math.isfinite(value))

@@ -19,7 +19,7 @@ from fastprune.compaction import save_pretrained
 from fastprune.compaction.directories import read_report
 from fastprune.data import Samples
 from fastprune.device import cache_off, device_of, full_precision, resolve_dtype
-from fastprune.errors import DataError, FastpruneError
+from fastprune.errors import DataError
 from fastprune.evaluation import evaluate, resolve_metric
 from fastprune.evaluation.metrics import LOWER_IS_BETTER
 from fastprune.fingerprint import fingerprint, fingerprint_model, fingerprint_samples
@@ -28,7 +28,13 @@ from fastprune.merging.reduction import refuse_reduced
 from fastprune.report import versions
 from fastprune.training.checkpoints import claim, gone_if_empty
 from fastprune.training.choices import Training
-from fastprune.training.loop import check_finite, check_trainable, make_trainer, run
+from fastprune.training.loop import (
+    check_finite,
+    check_trainable,
+    check_unfrozen,
+    make_trainer,
+    run,
+)
 
 
 @dataclass(frozen=True)
@@ -127,8 +133,7 @@ def finetune(
     learned_from = reader.training(data, samples, seed)
     check_trainable(trained, learned_from)
     check_weights(trained)
-    if not any(parameter.requires_grad for parameter in trained.parameters()):
-        raise FastpruneError("all weights are frozen; unfreeze some with requires_grad_(True)")
+    check_unfrozen(trained)
     if any(getattr(module, "gradient_checkpointing", False) for module in trained.modules()):
         refuse_reduced(trained, "turn gradient checkpointing off: no block can be run again alone")
     held_out = None if eval_data is None else reader.held_out(eval_data)

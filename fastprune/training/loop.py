@@ -43,6 +43,16 @@ def check_trainable(model: nn.Module, samples: Samples) -> None:
     check_labels(samples, getattr(model, "config", None))
 
 
+def check_unfrozen(model: nn.Module) -> None:
+    """Refuse a model none of whose weights is to be trained.
+
+    Raises:
+        FastpruneError: saying so.
+    """
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise FastpruneError("all weights are frozen; unfreeze some with requires_grad_(True)")
+
+
 def batch_inputs(samples: Samples, positions: list[int]) -> dict[str, torch.Tensor]:
     """What a model with a loss of its own takes: one padded batch, labels included."""
     batch = samples.collate(positions)
@@ -100,7 +110,10 @@ def make_trainer(
             if not training.group_by_length:
                 return super()._get_train_sampler(*given)
             size = training.batch_size * self.args.world_size
-            return ByLength(samples.lengths, size, training.seed)
+            order = ByLength(samples.lengths, size, training.seed)
+            # Wrapped as it will be, it hears of epochs nowhere else.
+            self.add_callback(_told_epochs(order))
+            return order
 
     device = device_of(model)
     steps = training.steps(len(samples))
@@ -196,11 +209,26 @@ def check_finite(model: nn.Module) -> None:
         raise NumericalError(_DIVERGED)
 
 
+def _told_epochs(order: ByLength) -> Any:
+    from transformers import TrainerCallback
+
+    class Told(TrainerCallback):
+        """Tells an order which epoch is next."""
+
+        def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            order.set_epoch(int(state.epoch or 0))
+
+        def on_epoch_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            order.set_epoch(int(state.epoch or 0))
+
+    return Told()
+
+
 def _watcher(progress: bool, label: str, status: Callable[[], str]) -> Any:
     from transformers import TrainerCallback
 
     class Watcher(TrainerCallback):
-        """A bar of all steps, for the first process alone."""
+        """A bar of all steps, for the first process alone, and a score at the end."""
 
         def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             shown = progress and state.is_world_process_zero
@@ -211,6 +239,9 @@ def _watcher(progress: bool, label: str, status: Callable[[], str]) -> Any:
             if not self._bar.disable:
                 self._bar.set_postfix_str(status(), refresh=False)
             self._bar.update(state.global_step - self._bar.n)
+            # transformers 4 saves an end that is between two evaluations, but does not score it.
+            if state.global_step >= state.max_steps and args.eval_strategy.value == "steps":
+                control.should_evaluate = True
 
         def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             self._bar.close()

@@ -14,6 +14,7 @@ from torch import nn
 
 from fastprune.atomic import check_file
 from fastprune.calibration import collect_statistics
+from fastprune.checks import check_known
 from fastprune.data import Samples
 from fastprune.device import (
     cache_off,
@@ -25,7 +26,6 @@ from fastprune.device import (
 from fastprune.fingerprint import fingerprint, fingerprint_model, fingerprint_samples
 from fastprune.inputs import Reader, check_prunable, load_model, load_tokenizer
 from fastprune.report import versions
-from fastprune.settings import check_known
 from fastprune.spp.inclusion import Inclusion, MaskedLoss
 from fastprune.spp.order import Start
 from fastprune.spp.quadratic import FisherLoss

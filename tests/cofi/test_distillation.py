@@ -134,6 +134,15 @@ def test_a_student_that_is_the_teacher_loses_nothing(family: str) -> None:
     assert float(found(outputs, hidden, [0, 1, 2], batch, lesson)) == pytest.approx(0, abs=1e-5)
 
 
+def test_temperatures_below_one_are_finite_where_padding_is_left_out() -> None:
+    samples = text_samples("question-answering")
+    model, batch = tiny_float("roberta"), batch_of(samples)
+    found = distillation(model, "question-answering", distillation="prediction", temperature=0.4)
+    outputs = model(**model_inputs(batch))
+    lesson = Lesson((outputs.start_logits.flip(1), outputs.end_logits), {})
+    assert 0 < float(found(outputs, {}, [], batch, lesson).detach()) < float("inf")
+
+
 def test_regression_is_taught_by_squares() -> None:
     """Over one logit the divergence of distributions would be 0, and teach nothing."""
     samples = text_samples("regression")

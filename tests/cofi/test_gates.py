@@ -11,9 +11,10 @@ from tiny_models import tiny
 
 from fastprune.budget import price_sites
 from fastprune.cofi.budgets import within
+from fastprune.cofi.choices import GATES
 from fastprune.cofi.folding import compact_gated
 from fastprune.cofi.gates import LARGEST, Gates
-from fastprune.cofi.layout import GATES, GateLayout, possible_gates
+from fastprune.cofi.layout import GateLayout, possible_gates
 from fastprune.errors import BudgetError, UnsupportedModelError
 from fastprune.structure import find_sites
 

@@ -17,7 +17,9 @@ from transformers.pytorch_utils import Conv1D
 from fastprune import load_pretrained, save_pretrained
 from fastprune.cofi.folding import compact_gated
 from fastprune.cofi.gating import Gating
+from fastprune.cofi.layout import possible_gates
 from fastprune.cofi.values import GateValues
+from fastprune.errors import UnsupportedModelError
 from fastprune.structure import find_sites, masked
 from fastprune.structure.inputs import dummy_inputs
 from fastprune.structure.stream import residual_stream
@@ -187,6 +189,25 @@ def test_nothing_is_left_behind(family: str) -> None:
             )
     for old, new in zip(before.parameters(), model.parameters(), strict=True):
         assert torch.equal(old, new)
+
+
+def test_heads_that_share_a_weight_and_read_no_norm_cannot_have_hidden_gates() -> None:
+    """The embeddings' weight would take gates up, and hand them on to the head a second time."""
+    model = tiny("opt", _remove_final_layer_norm=True)
+    assert residual_stream(model).tied
+    assert possible_gates(model) == ("sublayers", "heads", "filters")
+    with pytest.raises(UnsupportedModelError, match="untie"):
+        Gating(model, find_sites(model), hidden=True)
+    untied = tiny("opt", _remove_final_layer_norm=True, tie_word_embeddings=False)
+    values, sites = arbitrary(untied, hidden=True), find_sites(untied)
+    with torch.no_grad(), Gating(untied, sites, hidden=True).on(values):
+        gated = outputs(untied)
+    torch.testing.assert_close(outputs(compact_gated(untied, sites, values)), gated)
+
+
+def test_norms_without_weights_cannot_take_up_gates() -> None:
+    model = tiny("opt", layer_norm_elementwise_affine=False)
+    assert possible_gates(model) == ("sublayers", "heads", "filters")
 
 
 def test_open_gates_change_nothing() -> None:

@@ -10,23 +10,15 @@ from torch import nn
 
 from fastprune.cofi.gates import LARGEST, Gates
 from fastprune.cofi.lagrangian import Lagrangian
-from fastprune.cofi.steps import Steps
-from fastprune.cofi.student import Student
-from fastprune.structure import find_sites
+from fastprune.cofi.steps import make_steps
 
 
-class Pulled(nn.Module):
-    """Stands in for a student: a loss that wants every gate open."""
-
-    def __init__(self, gates: Gates, lagrangian: Lagrangian, pull: float) -> None:
-        super().__init__()
-        self.gates, self.lagrangian, self.pull = gates, lagrangian, pull
-        self.weight = nn.Parameter(torch.ones(2, 2))
-
-    def loss(self) -> torch.Tensor:
-        values, sparsity = self.gates.draw()
-        opened = torch.cat([*values.units.values(), values.hidden])
-        return self.lagrangian(sparsity) - self.pull * opened.mean() * self.weight.mean()
+def optimizer_of(gates: Gates, lagrangian: Lagrangian, *, gate_rate: float) -> torch.optim.AdamW:
+    weight = nn.Parameter(torch.ones(2, 2))
+    optimizer, _ = make_steps(
+        [weight], gates, lagrangian, rate=0.0, weight_decay=0.0, gate_rate=gate_rate, steps=9
+    )
+    return optimizer
 
 
 @pytest.mark.parametrize("target", [0.6, 0.9])
@@ -34,17 +26,19 @@ class Pulled(nn.Module):
 def test_it_holds_the_target_after_the_ramp(target: float, pull: float) -> None:
     torch.manual_seed(0)
     steps, ramp = 900, 200
-    student = Pulled(Gates(layout(tiny("bert"))), Lagrangian(target, ramp), pull)
-    optimizer = Steps(student, rate=1e-3, weight_decay=0.0, gate_rate=0.05)  # type: ignore[arg-type]
+    gates, lagrangian = Gates(layout(tiny("bert"))), Lagrangian(target, ramp)
+    optimizer = optimizer_of(gates, lagrangian, gate_rate=0.05)
     seen = []
     for _ in range(steps):
+        values, sparsity = gates.draw()
+        opened = torch.cat([*values.units.values(), values.hidden])
         optimizer.zero_grad()
-        student.loss().backward()
+        (lagrangian(sparsity) - pull * opened.mean()).backward()
         optimizer.step()
-        seen.append(student.gates.sparsity())
-        assert float(student.gates.alpha.detach().abs().max()) <= LARGEST + 1e-6
+        seen.append(gates.sparsity())
+        assert float(gates.alpha.detach().abs().max()) <= LARGEST + 1e-6
     assert max(abs(s - target) for s in seen[-100:]) < 0.01
-    assert student.lagrangian.target == target
+    assert lagrangian.target == target
 
 
 def test_the_target_ramps_up_linearly() -> None:
@@ -69,14 +63,42 @@ def test_its_value_and_slopes() -> None:
 
 
 def test_multipliers_ascend_and_gates_descend() -> None:
-    model = tiny("bert").float()
-    found = layout(model)
-    student = Student(model, find_sites(model), gates=Gates(found), lagrangian=Lagrangian(0.5, 0))
-    steps = Steps(student, rate=0.0, weight_decay=0.0, gate_rate=0.1)
+    gates, lagrangian = Gates(layout(tiny("bert"))), Lagrangian(0.5, 0)
+    steps = optimizer_of(gates, lagrangian, gate_rate=0.1)
     torch.manual_seed(0)
-    student.lagrangian(student.gates.draw()[1]).backward()
+    lagrangian(gates.draw()[1]).backward()
     steps.step()
-    linear, square = student.lagrangian.multipliers.tolist()
+    linear, square = lagrangian.multipliers.tolist()
     assert linear == pytest.approx(-0.1, rel=1e-3)  # sparsity is short of its target
     assert square == pytest.approx(0.1, rel=1e-3)
-    assert int(student.lagrangian.steps) == 1
+    assert lagrangian.steps == 1
+
+
+def test_weights_fall_and_are_clipped_gates_do_neither() -> None:
+    gates, lagrangian = Gates(layout(tiny("bert"))), Lagrangian(0.5, 0)
+    matrix, vector = nn.Parameter(torch.ones(2, 2)), nn.Parameter(torch.ones(3))
+    optimizer, schedule = make_steps(
+        [matrix, vector], gates, lagrangian, rate=0.8, weight_decay=0.1, gate_rate=0.2, steps=4
+    )
+    rates = []
+    for _ in range(4):
+        rates.append([group["lr"] for group in optimizer.param_groups])
+        matrix.grad, vector.grad = torch.full((2, 2), 30.0), torch.full((3,), 40.0)
+        gates.alpha.grad = torch.full_like(gates.alpha, 50.0)
+        lagrangian.multipliers.grad = torch.full((2,), 60.0)
+        optimizer.step()
+        schedule.step()
+        squares = matrix.grad.square().sum() + vector.grad.square().sum()
+        assert float(squares) == pytest.approx(1, rel=1e-4)
+        assert float(gates.alpha.grad.max()) == 50
+    assert rates == [[r, r, 0.2, 0.2] for r in (0.8, pytest.approx(0.6), 0.4, pytest.approx(0.2))]
+    assert [group["weight_decay"] for group in optimizer.param_groups] == [0.1, 0, 0, 0]
+
+
+def test_steps_are_part_of_checkpoints() -> None:
+    lagrangian = Lagrangian(0.8, 4)
+    lagrangian.steps = 3
+    other = Lagrangian(0.8, 4)
+    other.load_state_dict(lagrangian.state_dict())
+    assert other.steps == 3
+    assert other.target == 0.8

@@ -6,19 +6,25 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from gated_models import tiny_float
+from interruptions import interrupted
 from ranks import run_ranks
 from tiny_samples import text_samples
 
 from fastprune import GateTraining, Training, data_parallel, prune
 
-STEPS = Training(epochs=4, batch_size=4, learning_rate=1e-3, group_by_length=True)
+STEPS = Training(epochs=4, batch_size=2, accumulate=2, learning_rate=1e-3, group_by_length=True)
+STEPS = replace(STEPS, save_every=3)
 TRAINING = GateTraining(training=STEPS, finetuning=replace(STEPS, epochs=1), gate_rate=0.5)
-SAMPLES = 32
+SAMPLES, PROCESSES = 32, 2
+UNDER_GATES, AFTERWARDS = 16, 4
+"""Steps of 32 samples in batches of two, two batches a step, by two processes."""
 
 
-def train(checkpoints: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor], list[int]]:
+def train(checkpoints: Path, **choices: Any) -> tuple[dict[str, Any], dict[str, Any], int]:
+    """Report and weights, and how many steps that took."""
     seen = []
     step = torch.optim.AdamW.step
 
@@ -26,30 +32,42 @@ def train(checkpoints: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor], l
         seen.append(1)
         return step(self, closure)
 
-    samples = text_samples("classification", SAMPLES)
+    counted.hooked = True  # type: ignore[attr-defined]
     torch.optim.AdamW.step = counted  # type: ignore[method-assign]
-    with data_parallel():
+    samples = text_samples("classification", SAMPLES)
+    try:
         result = prune(
             tiny_float("bert"),
             samples,
             "params=0.4",
             method="cofi",
             eval_data=samples,
-            training=replace(TRAINING, checkpoints=checkpoints),
+            training=replace(TRAINING, checkpoints=checkpoints, **choices),
             latency=False,
         )
-    return result.report.to_dict(), result.model.state_dict(), seen
+    finally:
+        torch.optim.AdamW.step = step  # type: ignore[method-assign]
+    return result.report.to_dict(), result.model.state_dict(), len(seen)
 
 
-def test_processes_train_together(tmp_path: Path) -> None:
-    first, second = run_ranks(2, tmp_path, train, tmp_path / "checkpoints")
-    for name, value in first[1].items():
-        assert torch.equal(value, second[1][name]), name
-    assert first[0] == second[0]
-    assert first[0]["params"]["kept"] <= 0.4
-    # Half as many steps as one process would take: 4 epochs under gates, then 1.
-    assert len(first[2]) == len(second[2]) == (4 + 1) * SAMPLES // (4 * 2)
-    assert {path.name for path in (tmp_path / "checkpoints" / "params-0.4").iterdir()} == {
-        "gates",
-        "finetuning",
-    }
+def whole_and_resumed(folder: Path) -> list[Any]:
+    """An uninterrupted training, and one that is stopped in its second epoch and goes on."""
+    with data_parallel():
+        whole = train(folder / "whole")
+        with pytest.MonkeyPatch.context() as patch, interrupted(patch, 7):
+            train(folder / "stopped")
+        return [whole, train(folder / "stopped", resume=True)]
+
+
+def test_processes_train_together_and_go_on_together(tmp_path: Path) -> None:
+    first, second = run_ranks(PROCESSES, tmp_path, whole_and_resumed, tmp_path)
+    for ours, theirs in zip(first, second, strict=True):
+        assert ours[0] == theirs[0]
+        for name, value in ours[1].items():
+            assert torch.equal(value, theirs[1][name]), name
+    whole, resumed = first
+    assert whole[0]["params"]["kept"] <= 0.4
+    assert whole[2] == UNDER_GATES + AFTERWARDS
+    assert resumed[2] == UNDER_GATES - 6 + AFTERWARDS  # from the checkpoint of step 6 on
+    for name, value in whole[1].items():
+        assert torch.equal(value, resumed[1][name]), name

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 from gated_models import tiny_float
-from interruptions import interrupted
+from interruptions import interrupted, stopping
 from tiny_models import tiny
 from tiny_samples import image_samples, samples_for, text_samples
 
@@ -124,16 +126,21 @@ def test_a_loss_of_ones_own(samples: Samples) -> None:
     result = trained(tiny_float("bert"), samples, training=training)
     assert len(seen) == 12 + 4
     assert seen[0] == ["attention_mask", "input_ids", "labels"]
-    assert result.report.training["loss"].endswith("loss")
+    assert ".loss " in result.report.training["loss"]
 
 
-def test_embeddings_stay_what_they_were(samples: Samples) -> None:
-    model = tiny_float("bert")
-    training = replace(SHORT, gates=("heads", "filters"))
-    result = trained(model, samples, training=training)
-    ours, theirs = result.model.bert.embeddings, model.bert.embeddings
-    assert torch.equal(ours.word_embeddings.weight, theirs.word_embeddings.weight)
-    assert not torch.equal(ours.LayerNorm.weight, theirs.LayerNorm.weight)
+@pytest.mark.parametrize("family", ["bert", "electra", "gpt2", "opt", "llama"])
+def test_embeddings_stay_what_they_were(family: str) -> None:
+    model, data = tiny_float(family), samples_for(family, count=16)
+    result = trained(model, data, training=replace(SHORT, gates=("heads", "filters")))
+    tables = [n for n, m in model.named_modules() if isinstance(m, torch.nn.Embedding)]
+    before, after = model.state_dict(), result.model.state_dict()
+    for table in tables:
+        assert torch.equal(after[f"{table}.weight"], before[f"{table}.weight"])
+    same = [n for n, v in after.items() if v.shape == before[n].shape and torch.equal(v, before[n])]
+    shared = {"lm_head.weight"} if model.config.tie_word_embeddings else set()
+    assert {n for n in same if "norm" in n.lower() or "project" in n} == set()
+    assert len(set(same) - shared) <= len(tables) + 3  # and biases of keys, which do nothing
 
 
 @pytest.mark.parametrize("after", [2, 7, 13])
@@ -185,7 +192,7 @@ def test_the_best_checkpoint_that_is_small_enough_is_taken(
     load = torch.nn.Module.load_state_dict
 
     def loading(self: Any, state: Any, *args: Any, **kwargs: Any) -> Any:
-        states.append(int(state["lagrangian.steps"]))
+        states.append(int(state["lagrangian._extra_state"]))
         return load(self, state, *args, **kwargs)
 
     monkeypatch.setattr(torch.nn.Module, "load_state_dict", loading)
@@ -244,9 +251,100 @@ def test_half_precision_passes(samples: Samples) -> None:
     assert {p.dtype for p in halves.model.parameters()} == {torch.bfloat16}
 
 
-def test_accumulated_batches_make_one_step(samples: Samples) -> None:
+def test_accumulated_batches_make_one_step(
+    samples: Samples, monkeypatch: pytest.MonkeyPatch
+) -> None:
     training = replace(SHORT, training=replace(STEPS, batch_size=2, accumulate=2), finetuning=None)
-    assert trained(tiny_float("bert"), samples, training=training).report.params.kept <= 0.4
+    batches = []
+    forward = Student.forward
+
+    def seen(self: Any, **batch: Any) -> Any:
+        batches.append(len(batch["input_ids"]))
+        return forward(self, **batch)
+
+    monkeypatch.setattr(Student, "forward", seen)
+    with counting(monkeypatch) as steps:
+        trained(tiny_float("bert"), samples, training=training)
+    assert batches == [2] * 24
+    assert len(steps) == 12
+
+
+def test_layers_that_are_run_again_are_refused(samples: Samples) -> None:
+    """By then their gates would be gone, and gradients would be wrong in silence."""
+    model = tiny_float("bert").train()
+    model.gradient_checkpointing_enable()
+    with pytest.raises(FastpruneError, match="gradient checkpointing off"):
+        trained(model, samples)
+
+
+def test_frozen_models_are_refused(samples: Samples) -> None:
+    model = tiny_float("bert").requires_grad_(False)
+    with pytest.raises(FastpruneError, match="all weights are frozen"):
+        trained(model, samples)
+
+
+def test_modes_and_flags_come_back(samples: Samples) -> None:
+    model = tiny_float("bert").train()
+    model.bert.encoder.layer[1].output.dense.weight.requires_grad_(False)
+    result = trained(model, samples, training=replace(SHORT, gates=("heads", "filters")))
+    assert model.training
+    assert result.model.training
+    frozen = [n for n, p in result.model.named_parameters() if not p.requires_grad]
+    assert frozen == ["bert.encoder.layer.1.output.dense.weight"]
+    expected = model.bert.encoder.layer[1].output.dense.weight
+    kept = result.masks["bert.encoder.layer.1.output.dense"].bool()
+    z = result.model.bert.encoder.layer[1].output.dense.weight / expected[:, kept]
+    torch.testing.assert_close(z, z[:1].expand_as(z), rtol=1e-5, atol=0)  # gates alone
+
+
+def test_what_went_is_told(samples: Samples) -> None:
+    model = tiny_float("bert")
+    result = trained(model, samples)
+    shape = fastprune.compact(model, result.masks, hidden=result.hidden)
+    assert layer_units(shape) == layer_units(result.model)
+    assert stream_width(shape) == stream_width(result.model) == int(result.hidden.sum())
+
+
+def test_a_result_can_be_trained_on(samples: Samples) -> None:
+    first = trained(tiny_float("bert"), samples, "params=0.6")
+    second = trained(first.model, samples, "params=0.5")
+    assert second.report.params.kept <= 0.5
+    assert stream_width(second.model) <= stream_width(first.model) < 32
+
+
+def test_losses_with_weights_are_not_trained(samples: Samples) -> None:
+    class Weighed(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = torch.nn.Parameter(torch.ones(2))
+
+        def forward(self, outputs: Any, batch: Any) -> torch.Tensor:
+            return (outputs.logits * self.weight).square().mean()
+
+    loss = Weighed()
+    trained(tiny_float("bert"), samples, training=replace(SHORT, distillation="none", loss=loss))
+    assert torch.equal(loss.weight, torch.ones(2))
+
+
+@pytest.mark.parametrize("name", ["seed", "dtype", "progress"])
+def test_what_a_run_has_in_common_is_said_once(name: str, samples: Samples) -> None:
+    value = {"seed": 3, "dtype": torch.bfloat16, "progress": True}[name]
+    training = replace(SHORT, finetuning=replace(STEPS, **{name: value}))
+    with pytest.raises(FastpruneError, match=f"{name} is one of the whole run"):
+        trained(tiny_float("bert"), samples, training=training)
+
+
+def test_other_scores_and_data_are_other_trainings(samples: Samples, tmp_path: Path) -> None:
+    model, kept = tiny_float("bert"), replace(SHORT, checkpoints=tmp_path)
+    trained(model, samples, training=kept, eval_data=samples)
+    again = replace(kept, resume=True)
+    for options in (
+        {"eval_data": samples, "metric": "loss"},
+        {"eval_data": samples.select(range(8))},
+        {"eval_data": samples, "seq_len": 7},
+    ):
+        with pytest.raises(CheckpointError, match="other settings"):
+            trained(model, samples, training=again, **options)
 
 
 @pytest.mark.parametrize(
@@ -348,26 +446,54 @@ def test_an_interrupted_command_is_resumed(
 ) -> None:
     out = tmp_path / "small"
     arguments = ["cofi", *on_disk, "--out", str(out), "--save-every", "1", *COMMAND]
-    step, taken = torch.optim.AdamW.step, []
-
-    def failing(self: Any, closure: Any = None) -> Any:
-        if len(taken) == 5:
-            raise KeyboardInterrupt
-        taken.append(1)
-        return step(self, closure)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(torch.optim.AdamW, "step", failing)
+    with stopping(monkeypatch, 5):
         stopped = CliRunner().invoke(main, arguments)
     assert stopped.exit_code == 130
     assert not out.exists()
     refused = CliRunner().invoke(main, arguments)
     assert refused.exit_code == 1
     assert "--resume" in refused.output
-    done = CliRunner().invoke(main, [*arguments, "--resume"], catch_exceptions=False)
+    with counting(monkeypatch) as steps:
+        done = CliRunner().invoke(main, [*arguments, "--resume"], catch_exceptions=False)
     assert done.exit_code == 0, done.output
-    assert out.is_dir()
+    assert len(steps) == 12 - 5  # of 2 epochs under gates and 1 afterwards, 4 steps each
     assert not (tmp_path / "small.checkpoints").exists()
+    whole = [*arguments[:6], "--out", str(tmp_path / "whole"), *arguments[8:]]
+    assert CliRunner().invoke(main, whole).exit_code == 0
+    assert_same(*map(fastprune.load_pretrained, (out, tmp_path / "whole")))
+
+
+def test_budgets_that_are_finished_are_not_trained_again(
+    on_disk: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "small"
+    two = ["--budget", "params=0.5", "--budget", "params=0.3", "--save-every", "1"]
+    arguments = ["cofi", *on_disk, "--out", str(out), *two, *COMMAND]
+    with stopping(monkeypatch, 14):
+        assert CliRunner().invoke(main, arguments).exit_code == 130
+    assert [path.name for path in out.iterdir()] == ["params-0.5"]
+    first = fastprune.load_pretrained(out / "params-0.5")
+    with counting(monkeypatch) as steps:
+        done = CliRunner().invoke(main, [*arguments, "--resume"], catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    assert len(steps) == 24 - 14
+    assert_same(fastprune.load_pretrained(out / "params-0.5"), first)
+    assert (out / "params-0.3").is_dir()
+
+
+@contextmanager
+def counting(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
+    """Every step within the block."""
+    step, taken = torch.optim.AdamW.step, []
+
+    def counted(self: Any, closure: Any = None) -> Any:
+        taken.append(1)
+        return step(self, closure)
+
+    counted.hooked = True  # type: ignore[attr-defined]
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.optim.AdamW, "step", counted)
+        yield taken
 
 
 @pytest.mark.parametrize("option", [["--gates", "heads,tails"], ["--epochs", "0"], ["--ramp", "2"]])

@@ -122,6 +122,18 @@ def test_prices_follow() -> None:
     assert (left - inner_biases) * 32 == (dense - inner_biases) * 24
 
 
+def test_norms_without_weights(tmp_path: Path) -> None:
+    model, mask = tiny("opt", layer_norm_elementwise_affine=False), hidden_mask()
+    masks = random_masks(find_sites(model))
+    small = compact(model, masks, hidden=mask)
+    assert stream_width(small) == 23
+    save_pretrained(small, tmp_path / "m")
+    assert torch.equal(outputs(load_pretrained(tmp_path / "m")), outputs(small))
+    heads_alone = compact(model, masks)
+    save_pretrained(heads_alone, tmp_path / "n")
+    assert torch.equal(outputs(load_pretrained(tmp_path / "n")), outputs(heads_alone))
+
+
 def test_tied_weights_stay_tied() -> None:
     model = tiny("gpt2")
     assert residual_stream(model).tied

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 
 from fastprune.training.order import ByLength
@@ -41,5 +43,5 @@ def test_lengths_of_a_batch_are_alike() -> None:
 def test_batches_are_in_no_order() -> None:
     found = order()
     longest = [max(LENGTHS[p] for p in found[i : i + SIZE]) for i in range(0, COUNT - SIZE, SIZE)]
-    steps = [b - a for a, b in zip(longest, longest[1:], strict=False)]
+    steps = [b - a for a, b in pairwise(longest)]
     assert 0.3 < sum(step > 0 for step in steps) / len(steps) < 0.7
