@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import uuid
@@ -132,6 +133,39 @@ def check_target(
             "choose another directory"
         )
     return target
+
+
+@contextmanager
+def locked(directory: Path, whose: str) -> Iterator[None]:
+    """Keep others of this machine out of a directory; it is made where it is not there, and goes
+    again where nothing came of it.
+
+    Args:
+        directory: to work in.
+        whose: work that may be going on there, for the message.
+
+    Raises:
+        CheckpointError: it is, or the directory cannot be made.
+    """
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(directory, os.O_RDONLY)
+    except OSError as error:
+        raise CheckpointError(
+            f"cannot write to {directory} ({error.strerror}); choose another"
+        ) from error
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise CheckpointError(
+                f"{whose} is at work on {directory}; wait for it, or choose another directory"
+            ) from None
+        yield
+    finally:
+        os.close(descriptor)  # and with it the lock
+        with suppress(OSError):
+            directory.rmdir()
 
 
 def check_file(path: str | os.PathLike[str], overwrite: bool, keep: Sequence[object] = ()) -> Path:

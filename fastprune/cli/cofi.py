@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 import click
 
+from fastprune.budget import parse_budget
 from fastprune.cli.options import (
     duration_options,
     output_options,
@@ -31,6 +31,7 @@ from fastprune.cofi.choices import (
 from fastprune.compaction.directories import budget_directory
 from fastprune.distributed import current_group
 from fastprune.training import Training
+from fastprune.training.checkpoints import clear_budgets
 
 _DEFAULT = GateTraining()
 
@@ -154,7 +155,7 @@ def cofi(
     Heads, filters, whole sublayers and hidden dimensions go. This takes labels and minutes to
     hours, and pays where little is to be left: below a fifth.
     """
-    checkpoints = out.with_name(f"{out.name}.checkpoints")
+    checkpoints = Path(f"{out.resolve()}.checkpoints")
     under_gates, afterwards = phases(
         epochs,
         finetune_epochs,
@@ -193,7 +194,8 @@ def cofi(
         **options,
     )
     # Not before: from there an interrupted run goes on.
-    current_group().first(lambda: shutil.rmtree(checkpoints, ignore_errors=True))
+    asked = list(map(parse_budget, budgets))
+    current_group().first(lambda: clear_budgets(checkpoints, asked))
 
 
 def phases(

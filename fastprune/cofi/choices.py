@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -13,7 +13,7 @@ from xxhash import xxh3_64_hexdigest
 
 from fastprune.checks import check_known, is_number
 from fastprune.errors import FastpruneError
-from fastprune.training.choices import Training
+from fastprune.training.choices import LARGEST, Training
 
 GATES = ("sublayers", "heads", "filters", "hidden")
 """What can have gates: whole sublayers, attention heads, FFN filters, hidden dimensions."""
@@ -111,6 +111,10 @@ class GateTraining:
             value = getattr(self, name)
             if not isinstance(value, Training) and (name, value) != ("finetuning", None):
                 raise FastpruneError(f"{name} must be a fastprune.Training, got {value!r}")
+        if self.gates is not None:
+            if isinstance(self.gates, str) or not isinstance(self.gates, Iterable):
+                raise FastpruneError(f"gates must be a list of names, got {self.gates!r}")
+            object.__setattr__(self, "gates", tuple(self.gates))
         if self.gates is not None and not self.gates:
             raise FastpruneError(f"no gates to train; name some of {', '.join(GATES)}")
         for kind in self.gates or ():
@@ -130,6 +134,10 @@ class GateTraining:
             ("temperature", None),
         ):
             _check_number(name, getattr(self, name), most)
+        if self.loss is not None and not callable(self.loss):
+            raise FastpruneError(f"loss must be a function of outputs and batch, got {self.loss!r}")
+        if self.checkpoints is not None and not isinstance(self.checkpoints, (str, os.PathLike)):
+            raise FastpruneError(f"checkpoints must be a directory, got {self.checkpoints!r}")
         if self.loss is not None and self.distillation != "none":
             raise FastpruneError(
                 "a loss of one's own does not go with distillation; use distillation='none'"
@@ -147,8 +155,8 @@ def _described(loss: Any) -> str:
 
 
 def _check_number(name: str, value: Any, most: float | None) -> None:
-    """Refuse what is no share, from 0 to ``most``, or no positive number."""
-    fits = is_number(value) and (value > 0 if most is None else 0 <= value <= most)
+    """Refuse what is no share, from 0 to ``most``, or no positive number of a sane size."""
+    fits = is_number(value) and (0 < value <= LARGEST if most is None else 0 <= value <= most)
     if not fits:
-        span = "a positive number" if most is None else f"between 0 and {most}"
+        span = f"a positive number up to {LARGEST:,}" if most is None else f"between 0 and {most}"
         raise FastpruneError(f"{name} must be {span}, got {value}")

@@ -63,10 +63,10 @@ def _fold_stream(
     assert hidden is not None
     # What reads the last norm with the weight of an entrance has that entrance's gates already.
     spared = stream.last_norm if stream.tied else None
-    for path in stream.norms:
-        for parameter in small.get_submodule(path).parameters(recurse=False):
-            if path != spared:
-                parameter.mul_(hidden.to(parameter))
+    norms = [small.get_submodule(path) for path in stream.norms if path != spared]
+    # Each once, where layers share their norms.
+    for parameter in {p for norm in norms for p in norm.parameters(recurse=False)}:
+        parameter.mul_(hidden.to(parameter))
     named = {site.name for site in sites}
     for path in stream.entrances:
         _scale_outputs(small.get_submodule(path), hidden)

@@ -12,6 +12,7 @@ from torch.autograd.function import once_differentiable
 from fastprune import ops
 from fastprune.cofi.layout import GateLayout
 from fastprune.cofi.values import GateValues
+from fastprune.errors import NumericalError
 
 LARGEST = math.log(100)
 """Bound of alphas: at most one draw in about 500 goes the other way."""
@@ -76,8 +77,13 @@ class Gates(nn.Module):
         Args:
             shift: is added to all alphas where they say how many go, and not to the values of
                 those that stay.
+
+        Raises:
+            NumericalError: gates that are not finite.
         """
         alpha = self.alpha.cpu().double()
+        if not alpha.isfinite().all():
+            raise NumericalError("the gates do not stay finite")
         values = torch.sigmoid(_SLOPE * alpha)
         likely = torch.sigmoid(alpha + shift + _OPEN_AT_ZERO)
         *units, sublayers, hidden = (

@@ -40,6 +40,10 @@ class Goal:
         value = _FAR * (1 + missing)
         return -value if self.greater_is_better else value
 
+    def better(self, one: float, other: float) -> bool:
+        """Whether one score is better than another."""
+        return one > other if self.greater_is_better else one < other
+
     def fingerprint(self) -> str:
         """Of all that a training depends on."""
         return fingerprint(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from fastprune.cofi.choices import CustomLoss
@@ -13,6 +14,7 @@ from fastprune.cofi.gates import Gates
 from fastprune.cofi.gating import Gating
 from fastprune.cofi.lagrangian import Lagrangian
 from fastprune.data.samples import model_inputs
+from fastprune.errors import FastpruneError
 from fastprune.structure import Site
 from fastprune.structure.declaration import anatomy
 
@@ -79,8 +81,7 @@ class Student(nn.Module):
     def _task_loss(self, batch: dict[str, Tensor], kept: dict[str, Tensor] | None) -> Tensor:
         if self.distillation is None:
             (loss,), outputs = self._loss, self.model(**batch)
-            found: Tensor = outputs.loss if loss is None else loss(outputs, batch)
-            return found
+            return outputs.loss if loss is None else _checked(loss(outputs, batch))
         inputs = model_inputs(batch)
         lesson = self.distillation.teach(inputs, batch)
         layers = range(len(anatomy(self.model).blocks)) if lesson.hidden else ()
@@ -93,6 +94,22 @@ class Student(nn.Module):
         """Layers that do anything."""
         left = [site.layer for site in self._sites if kept is None or kept[site.name].any()]
         return sorted(set(left))
+
+
+def _checked(loss: object) -> Tensor:
+    """What a loss of one's own has returned, if it can be trained on.
+
+    Raises:
+        FastpruneError: it cannot.
+    """
+    if not isinstance(loss, Tensor) or not loss.is_floating_point() or loss.numel() != 1:
+        found = f"{type(loss).__name__}"
+        if isinstance(loss, Tensor):
+            found = f"a tensor of {loss.dtype} and shape {list(loss.shape)}"
+        raise FastpruneError(f"the loss given returns {found}; it has to return one float, a mean")
+    if torch.is_grad_enabled() and not loss.requires_grad:
+        raise FastpruneError("the loss given has no gradient; compute it from the model's outputs")
+    return loss.reshape(())
 
 
 def _aliases(module: nn.Module) -> dict[str, str]:

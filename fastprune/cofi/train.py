@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from fastprune.budget import Budget
@@ -24,15 +25,22 @@ from fastprune.cofi.layout import GateLayout
 from fastprune.cofi.start import fisher_start
 from fastprune.cofi.steps import make_steps
 from fastprune.cofi.student import Student, freeze_embeddings_
+from fastprune.compaction import compact
 from fastprune.device import cache_off, device_of, evaluation_mode
 from fastprune.distributed import Group
 from fastprune.errors import FastpruneError
 from fastprune.fingerprint import fingerprint, fingerprint_model
 from fastprune.report import Stopwatch
 from fastprune.structure import find_sites
-from fastprune.training.checkpoints import claim, directory_for, gone_if_empty
+from fastprune.training.checkpoints import checkpoints_in, directory_for
 from fastprune.training.choices import Training
-from fastprune.training.loop import check_trainable, check_unfrozen, make_trainer, run
+from fastprune.training.loop import (
+    check_trainable,
+    check_unfrozen,
+    config_kept,
+    make_trainer,
+    run,
+)
 
 
 @dataclass(frozen=True)
@@ -78,14 +86,20 @@ class Cofi:
         self._dense, self._goal, self._choices, self._group = dense, goal, choices, group
 
     def check(self, budget: Budget) -> None:
-        """Find out whether gates can meet a budget.
+        """Find out whether gates can meet a budget, before anything is trained.
 
         Raises:
             BudgetError: they cannot.
-            UnsupportedModelError: hidden dimensions that cannot have gates.
+            UnsupportedModelError: hidden dimensions that cannot have gates, or weights that several
+                parts share.
         """
         gates = Gates(self._layout(budget))
-        within(gates, budget.limit(gates.layout.prices.dense))
+        layout = gates.layout
+        within(gates, budget.limit(layout.prices.dense))
+        # Something of everything: what cannot be cut says so here.
+        masks = {site.name: torch.arange(site.units) < site.units - 1 for site in layout.sites}
+        hidden = torch.arange(layout.hidden) < layout.hidden - 1 if layout.hidden else None
+        compact(self._dense, masks, layout.sites, hidden=hidden)
 
     def train(self, budget: Budget, watch: Stopwatch) -> Trained:
         """Train to a budget of parameters or MACs.
@@ -170,7 +184,14 @@ class Cofi:
         student = Student(
             model, find_sites(model), distillation=distillation, loss=self._choices.loss
         )
-        self._run(student, training, directory, partial(self._score, model), "fine-tune")
+        score = partial(self._score, model)
+        if self._goal.score is None:
+            self._run(student, training, directory, score, "fine-tune")
+            return
+        before, weights = score(), copy.deepcopy(model.state_dict())
+        best = self._run(student, training, directory, score, "fine-tune")
+        if best is not None and self._goal.better(before, best):
+            model.load_state_dict(weights)
 
     def _run(
         self,
@@ -179,8 +200,8 @@ class Cofi:
         directory: Path,
         score: Callable[[], float],
         label: str,
-    ) -> None:
-        """Train a student, from its last checkpoint on where there is one."""
+    ) -> float | None:
+        """Train a student, from its last checkpoint on where there is one; the best score."""
         goal, choices, gates = self._goal, self._choices, student.gates
         student.to(device_of(self._dense))
         freeze_embeddings_(student.model)
@@ -196,10 +217,12 @@ class Cofi:
             steps=self._steps(training),
         )
         of_what = self._fingerprint(student)
-        last = self._group.first(
-            lambda: claim(directory, of_what, resume=choices.resume, processes=self._group.size)
-        )
-        with gone_if_empty(directory), cache_off(student.model):
+        with ExitStack() as stack:
+            last = stack.enter_context(
+                checkpoints_in(directory, of_what, resume=choices.resume, group=self._group)
+            )
+            stack.enter_context(cache_off(student.model))
+            stack.enter_context(config_kept(student.model))
             trainer = make_trainer(
                 student,
                 goal.samples,
@@ -213,6 +236,8 @@ class Cofi:
                 status=student.status,
             )
             run(trainer, directory, last)
+            best: float | None = trainer.state.best_metric
+            return best
 
     def _distillation(self) -> Distillation | None:
         choices = self._choices

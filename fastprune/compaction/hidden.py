@@ -19,8 +19,10 @@ def check_hidden(stream: ResidualStream, mask: Tensor) -> Tensor:
     """A mask of hidden dimensions as bool [width] on the CPU.
 
     Raises:
-        FastpruneError: it has another length, is not finite, or keeps nothing.
+        FastpruneError: it is no tensor, has another length, is not finite, or keeps nothing.
     """
+    if not isinstance(mask, Tensor):
+        raise FastpruneError(f"the mask of hidden dimensions is no tensor: {type(mask).__name__}")
     if tuple(mask.shape) != (stream.width,):
         raise FastpruneError(
             f"the mask of hidden dimensions has shape {tuple(mask.shape)} but the model has "
@@ -52,7 +54,7 @@ def cut_hidden(
 
     def short(parameter: Tensor | None, along: int) -> None:
         if parameter is not None and id(parameter) not in done:
-            shorten(cuts, parameter, kept, along)
+            shorten(cuts, parameter, kept, along, further=True)
             done.add(id(parameter))
 
     for path in (*stream.entrances, *stream.writers):

@@ -15,6 +15,7 @@ from torch import nn
 from transformers.quantizers.auto import register_quantizer
 from transformers.quantizers.base import HfQuantizer
 
+from fastprune.checks import is_whole
 from fastprune.compaction.pruned_config import METHOD
 from fastprune.compaction.surgery import resize_
 from fastprune.errors import CheckpointError, FastpruneError
@@ -132,5 +133,5 @@ def _within(saved: Any, most: Sequence[int], least: int = 0) -> bool:
     return (
         isinstance(saved, list)
         and len(saved) == len(most)
-        and all(isinstance(n, int) and least <= n <= m for n, m in zip(saved, most, strict=True))
+        and all(is_whole(n) and least <= n <= m for n, m in zip(saved, most, strict=True))
     )

@@ -158,12 +158,15 @@ def _drop_heads_without_values(
     return stay, widths
 
 
-def shorten(cuts: Replacements, parameter: Tensor, kept: Tensor, axis: int) -> None:
-    """Add a parameter without what goes along an axis, on top of what has gone already."""
+def shorten(
+    cuts: Replacements, parameter: Tensor, kept: Tensor, axis: int, *, further: bool = False
+) -> None:
+    """Add a parameter without what goes along an axis; ``further`` to what has gone already."""
     if kept.all():
         return
     indices = kept.nonzero().flatten().to(parameter.device)
-    short = cuts.get(id(parameter), parameter).detach().index_select(axis, indices)
+    long = cuts.get(id(parameter), parameter) if further else parameter
+    short = long.detach().index_select(axis, indices)
     cuts[id(parameter)] = nn.Parameter(short, requires_grad=parameter.requires_grad)
 
 

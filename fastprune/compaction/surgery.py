@@ -63,6 +63,8 @@ def compact(
     found = anatomy(model)
     remains = _remains(model, found, masks, sites)
     stream = None if hidden is None else residual_stream(model, found)
+    if stream is not None and hidden is not None:
+        hidden = check_hidden(stream, hidden)
     cuts = _cuts(model, remains, stream, hidden)
     # deepcopy takes the shortened parameters from the memo instead of copying the long ones.
     small = copy.deepcopy(model, dict(cuts))
@@ -70,7 +72,7 @@ def compact(
     small.__dict__.pop("_cache", None)
     refit(small, found, _widths(model, found, remains))
     if stream is not None and hidden is not None:
-        refit_hidden(small, stream, int((hidden != 0).sum()))
+        refit_hidden(small, stream, int(hidden.sum()))
     if cuts:
         _describe(small, found, sites)
     return small
@@ -169,7 +171,8 @@ def _cuts(
     cuts = cut(model, remains)
     alike: frozenset[int] = frozenset()
     if stream is not None and hidden is not None:
-        alike = cut_hidden(cuts, model, stream, check_hidden(stream, hidden))
+        of_units = frozenset(cuts)  # where modules that share a weight may lose different ones
+        alike = cut_hidden(cuts, model, stream, hidden) - of_units
     refuse_shared(model, cuts, alike)
     return cuts
 
@@ -190,7 +193,7 @@ def _shorten_(
                 module.register_parameter(name, cuts[id(parameter)])
     refit(model, found, widths)
     if stream is not None and hidden is not None:
-        refit_hidden(model, stream, int((hidden != 0).sum()))
+        refit_hidden(model, stream, int(hidden.sum()))
     return bool(cuts)
 
 

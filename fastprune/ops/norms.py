@@ -164,7 +164,8 @@ def _require_columns(
 
 
 def _require_eps(eps: float) -> None:
-    require(0 <= eps < math.inf, f"eps must be finite and >= 0, not {eps}")
+    fits = isinstance(eps, (int, float)) and 0 <= eps < math.inf
+    require(fits, f"eps must be finite and >= 0, not {eps!r}")
 
 
 def _forward(

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import csv
-import fcntl
 import json
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from fastprune.atomic import atomic_file, clear_leftovers
+from fastprune.atomic import atomic_file, clear_leftovers, locked
 from fastprune.compaction.directories import REPORT_NAME, holds_model, read_report
 from fastprune.errors import CheckpointError
 from fastprune.pareto.curve import Sweep
@@ -70,26 +69,9 @@ def held(out: Path) -> Iterator[None]:
     Raises:
         CheckpointError: another sweep is at work there, or the directory cannot be made.
     """
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(out, os.O_RDONLY)
-    except OSError as error:
-        raise CheckpointError(
-            f"cannot write to {out} ({error.strerror}); choose another"
-        ) from error
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise CheckpointError(
-                f"another sweep is at work on {out}; wait for it, or choose another directory"
-            ) from None
+    with locked(out, "another sweep"):
         clear_leftovers(out)
         yield
-    finally:
-        os.close(descriptor)  # and with it the lock
-        with suppress(OSError):
-            out.rmdir()  # where nothing came of it
 
 
 def write_curve(sweep: Sweep, out: Path) -> None:

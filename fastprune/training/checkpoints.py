@@ -9,15 +9,17 @@ import shutil
 import tempfile
 import warnings
 import zipfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
+from fastprune.atomic import locked
 from fastprune.budget import Budget
 from fastprune.compaction.directories import budget_directory
-from fastprune.distributed import Group
+from fastprune.distributed.group import ALONE, Group
 from fastprune.errors import CheckpointError
 
 _RECORD = "training.json"
@@ -27,23 +29,79 @@ _STATES = ("optimizer.pt", "scheduler.pt")
 """Besides weights and the random states of all processes: what an exact continuation needs."""
 
 
-def claim(directory: Path, fingerprint: str, *, resume: bool, processes: int = 1) -> Path | None:
-    """Make a directory for the checkpoints of a training, or take up the one that is there.
+@contextmanager
+def directory_for(
+    budget: Budget, directory: str | os.PathLike[str] | None, group: Group
+) -> Iterator[Path]:
+    """Where checkpoints of a budget lie: in a directory that stays, or a temporary one.
+
+    Args:
+        budget: of a training.
+        directory: of all budgets; None = temporary.
+        group: the processes that train, all of which see the files of the first.
+    """
+    if directory is not None:
+        yield budget_directory(Path(directory), budget)
+        return
+    temporary = Path(group.first(lambda: tempfile.mkdtemp(prefix="fastprune-")))
+    try:
+        yield temporary
+        group.gather(None)  # nobody reads in it any more
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextmanager
+def checkpoints_in(
+    directory: Path, fingerprint: str, *, resume: bool, group: Group = ALONE
+) -> Iterator[Path | None]:
+    """Keep a directory for the checkpoints of a training, or take up the one that is there.
+
+    While the block lasts no other training gets in. Whatever ends it early: without a checkpoint
+    in it the directory goes.
 
     Args:
         directory: of checkpoints.
         fingerprint: of all that the training depends on.
         resume: go on with what an interrupted training has left.
-        processes: that train.
+        group: the processes that train.
 
-    Returns:
+    Yields:
         the last checkpoint that is whole, if ``resume`` and there is one. Damaged ones are removed,
         with a warning.
 
     Raises:
         CheckpointError: files of something else, checkpoints of another training, or some that may
-            not be replaced; or a directory that cannot be written.
+            not be replaced; another training at work; or a directory that cannot be written.
     """
+    with ExitStack() as stack:
+
+        def take() -> Path | None:
+            stack.enter_context(locked(directory, "another training"))
+            return _claim(directory, fingerprint, resume=resume, processes=group.size)
+
+        last = group.first(take)
+        try:
+            yield last
+        except BaseException:
+            if not _checkpoints(directory):
+                shutil.rmtree(directory, ignore_errors=True)
+            raise
+
+
+def clear_budgets(directory: Path, budgets: Iterable[Budget]) -> None:
+    """Remove what :func:`directory_for` has kept for budgets, and nothing else."""
+    for budget in budgets:
+        kept = budget_directory(directory, budget)
+        for record in kept.glob(f"*/{_RECORD}"):
+            shutil.rmtree(record.parent, ignore_errors=True)
+        with suppress(OSError):  # other files are not ours
+            kept.rmdir()
+    with suppress(OSError):
+        directory.rmdir()
+
+
+def _claim(directory: Path, fingerprint: str, *, resume: bool, processes: int) -> Path | None:
     record, last = directory / _RECORD, None
     if directory.is_dir() and any(directory.iterdir()) and not record.is_file():
         raise CheckpointError(
@@ -72,39 +130,6 @@ def claim(directory: Path, fingerprint: str, *, resume: bool, processes: int = 1
     return last
 
 
-@contextmanager
-def directory_for(
-    budget: Budget, directory: str | os.PathLike[str] | None, group: Group
-) -> Iterator[Path]:
-    """Where checkpoints of a budget lie: in a directory that stays, or a temporary one.
-
-    Args:
-        budget: of a training.
-        directory: of all budgets; None = temporary.
-        group: the processes that train, all of which see the files of the first.
-    """
-    if directory is not None:
-        yield budget_directory(Path(directory), budget)
-        return
-    temporary = Path(group.first(lambda: tempfile.mkdtemp(prefix="fastprune-")))
-    try:
-        yield temporary
-        group.gather(None)  # nobody reads in it any more
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-
-
-@contextmanager
-def gone_if_empty(directory: Path) -> Iterator[None]:
-    """Whatever ends the block early: without a checkpoint in it the directory goes."""
-    try:
-        yield
-    except BaseException:
-        if not _checkpoints(directory):
-            shutil.rmtree(directory, ignore_errors=True)
-        raise
-
-
 def _checkpoints(directory: Path) -> list[Path]:
     """Oldest first."""
     if not directory.is_dir():
@@ -116,11 +141,26 @@ def _checkpoints(directory: Path) -> list[Path]:
 
 def _last_whole(checkpoints: list[Path], processes: int) -> Path | None:
     for path in reversed(checkpoints):
-        if _is_whole(path, processes):
+        if _is_whole(path, processes) and _has_its_best(path, processes):
             return path
         warnings.warn(f"{path} is damaged and was removed", RuntimeWarning, stacklevel=4)
         shutil.rmtree(path, ignore_errors=True)
     return None
+
+
+def _has_its_best(checkpoint: Path, processes: int) -> bool:
+    """Whether the best checkpoint so far, which may be what comes out, is whole as well."""
+    best = _state(checkpoint).get("best_model_checkpoint")
+    return best is None or _is_whole(checkpoint.parent / Path(best).name, processes)
+
+
+def _state(checkpoint: Path) -> dict[str, Any]:
+    """How far a checkpoint has come; nothing where it does not say."""
+    try:
+        state = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return state if isinstance(state, dict) and "global_step" in state else {}
 
 
 def _is_whole(checkpoint: Path, processes: int) -> bool:
@@ -128,7 +168,6 @@ def _is_whole(checkpoint: Path, processes: int) -> bool:
     random = [f"rng_state_{rank}.pth" for rank in range(processes)]
     states = (*_STATES, *(["rng_state.pth"] if processes == 1 else random))
     try:
-        json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
         weights = list(checkpoint.glob("*.safetensors"))
         for path in weights:
             with safe_open(path, "pt"):  # looks at the length, too
@@ -139,7 +178,7 @@ def _is_whole(checkpoint: Path, processes: int) -> bool:
                     return False
     except (OSError, ValueError, SafetensorError, zipfile.BadZipFile):
         return False
-    return bool(weights)
+    return bool(weights and _state(checkpoint))
 
 
 def _read(record: Path) -> str:

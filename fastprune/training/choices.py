@@ -10,6 +10,9 @@ import torch
 from fastprune.checks import is_number, is_whole
 from fastprune.errors import FastpruneError
 
+LARGEST = 1_000_000
+"""Of rates and numbers that no training needs; far larger ones overflow."""
+
 
 @dataclass(frozen=True)
 class Training:
@@ -47,9 +50,12 @@ class Training:
                 continue
             if not is_whole(value) or value < 1:
                 raise FastpruneError(f"{name} must be a whole number from 1 on, got {value}")
-        for name, least in (("epochs", "positive"), ("learning_rate", "positive")):
-            if not is_number(getattr(self, name)) or getattr(self, name) <= 0:
-                raise FastpruneError(f"{name} must be a {least} number, got {getattr(self, name)}")
+        for name in ("epochs", "learning_rate"):
+            value = getattr(self, name)
+            if not is_number(value) or not 0 < value <= LARGEST:
+                raise FastpruneError(
+                    f"{name} must be a positive number up to {LARGEST:,}, got {value}"
+                )
         if not is_number(self.weight_decay) or self.weight_decay < 0:
             raise FastpruneError(f"weight_decay must be 0 or more, got {self.weight_decay}")
         if not is_whole(self.seed) or not 0 <= self.seed < 2**31:

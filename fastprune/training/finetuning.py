@@ -26,7 +26,7 @@ from fastprune.fingerprint import fingerprint, fingerprint_model, fingerprint_sa
 from fastprune.inputs import Reader, check_weights, load_model, load_tokenizer
 from fastprune.merging.reduction import refuse_reduced
 from fastprune.report import versions
-from fastprune.training.checkpoints import claim, gone_if_empty
+from fastprune.training.checkpoints import checkpoints_in
 from fastprune.training.choices import Training
 from fastprune.training.loop import (
     check_finite,
@@ -145,8 +145,7 @@ def finetune(
         "metric": score.name,
         "training": {**asdict(training), "progress": None},
     }
-    last = claim(checkpoints, fingerprint(of_what), resume=resume)
-    with gone_if_empty(checkpoints):
+    with checkpoints_in(checkpoints, fingerprint(of_what), resume=resume) as last:
         before, start = score(), time.perf_counter()
         with cache_off(trained), full_precision(trained):
             trainer = make_trainer(

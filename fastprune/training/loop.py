@@ -7,12 +7,14 @@ pruning alone does without.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
@@ -180,7 +182,7 @@ def run(trainer: Any, directory: Path, last: Path | None, *, diverged: str = _DI
     Args:
         trainer: of :func:`make_trainer`.
         directory: its checkpoints'.
-        last: of :func:`fastprune.training.checkpoints.claim`.
+        last: of :func:`fastprune.training.checkpoints.checkpoints_in`.
         diverged: what to say of numbers that are not finite: the cause, then the cure.
 
     Raises:
@@ -193,10 +195,25 @@ def run(trainer: Any, directory: Path, last: Path | None, *, diverged: str = _DI
     except NumericalError as error:
         shutil.rmtree(directory, ignore_errors=True)  # going on from there would end here again
         raise NumericalError(diverged) from error
-    except OSError as error:
+    except (OSError, RuntimeError, SafetensorError) as error:
+        # What torch and safetensors make of a full disk is no OSError.
+        writing = isinstance(error, (OSError, SafetensorError)) or "PytorchStream" in str(error)
+        if not writing and "inline_container" not in str(error):
+            raise
         raise CheckpointError(
-            f"cannot write a checkpoint to {directory}: {error}; make room and go on with --resume"
+            f"cannot write a checkpoint to {directory} ({str(error).splitlines()[0]}); make room "
+            "and go on with --resume"
         ) from error
+
+
+@contextmanager
+def config_kept(model: Any) -> Iterator[None]:
+    """A first pass with labels writes into the config what problem it takes them for."""
+    before = getattr(model.config, "problem_type", None)
+    try:
+        yield
+    finally:
+        model.config.problem_type = before
 
 
 def check_finite(model: nn.Module) -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import asdict
 from typing import Any
 
@@ -31,9 +31,9 @@ from fastprune.spp.order import Start
 from fastprune.spp.quadratic import FisherLoss
 from fastprune.spp.saved import SearchedPath
 from fastprune.structure import GRANULARITIES, Site
-from fastprune.training.checkpoints import claim, gone_if_empty
+from fastprune.training.checkpoints import checkpoints_in
 from fastprune.training.choices import Training
-from fastprune.training.loop import check_trainable, make_trainer, run
+from fastprune.training.loop import check_trainable, config_kept, make_trainer, run
 
 _CURVATURE_SAMPLES = 512
 """That tell how the loss bends, and so how long steps may be."""
@@ -117,10 +117,9 @@ def search_path(
         "granularity": granularity,
         "training": {**asdict(training), "progress": None},
     }
-    last = claim(checkpoints, fingerprint(of_what), resume=resume)
     with ExitStack() as stack:
-        stack.enter_context(gone_if_empty(checkpoints))
-        for state in (full_precision, evaluation_mode, cache_off, frozen, _config_kept):
+        last = stack.enter_context(checkpoints_in(checkpoints, fingerprint(of_what), resume=resume))
+        for state in (full_precision, evaluation_mode, cache_off, frozen, config_kept):
             stack.enter_context(state(dense))
         masks, steps = _prepare(dense, sites, learned_from, training)
         trainer = make_trainer(masks, learned_from, training, checkpoints, optimizer=steps)
@@ -129,16 +128,6 @@ def search_path(
     found.save(target)
     shutil.rmtree(checkpoints, ignore_errors=True)
     return found
-
-
-@contextmanager
-def _config_kept(model: Any) -> Iterator[None]:
-    """A first pass with labels writes into the config what problem it takes them for."""
-    before = getattr(model.config, "problem_type", None)
-    try:
-        yield
-    finally:
-        model.config.problem_type = before
 
 
 def _prepare(

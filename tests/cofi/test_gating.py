@@ -205,6 +205,21 @@ def test_heads_that_share_a_weight_and_read_no_norm_cannot_have_hidden_gates() -
     torch.testing.assert_close(outputs(compact_gated(untied, sites, values)), gated)
 
 
+@pytest.mark.parametrize("shared", ["module", "weight"])
+def test_norms_that_layers_share_take_up_gates_once(shared: str) -> None:
+    model = tiny("bert")
+    first, second = (model.bert.encoder.layer[i].output for i in (0, 1))
+    if shared == "module":
+        second.LayerNorm = first.LayerNorm
+    else:
+        second.LayerNorm.weight = first.LayerNorm.weight
+    values, sites = arbitrary(model, hidden=True), find_sites(model)
+    with torch.no_grad():
+        with Gating(model, sites, hidden=True).on(values):
+            gated = outputs(model)
+        torch.testing.assert_close(outputs(compact_gated(model, sites, values)), gated)
+
+
 def test_norms_without_weights_cannot_take_up_gates() -> None:
     model = tiny("opt", layer_norm_elementwise_affine=False)
     assert possible_gates(model) == ("sublayers", "heads", "filters")

@@ -19,6 +19,7 @@ from tiny_samples import image_samples, samples_for, text_samples
 
 import fastprune
 from fastprune import GateTraining, Training, prune
+from fastprune.atomic import locked
 from fastprune.cli import main
 from fastprune.cofi.gates import LARGEST, Gates
 from fastprune.cofi.lagrangian import Lagrangian
@@ -32,6 +33,7 @@ from fastprune.errors import (
     CheckpointError,
     DataError,
     FastpruneError,
+    NumericalError,
     UnsupportedModelError,
 )
 from fastprune.structure import layer_units
@@ -143,14 +145,18 @@ def test_embeddings_stay_what_they_were(family: str) -> None:
     assert len(set(same) - shared) <= len(tables) + 3  # and biases of keys, which do nothing
 
 
-@pytest.mark.parametrize("after", [2, 7, 13])
+@pytest.mark.parametrize(
+    ("family", "distillation", "after"),
+    [("gpt2", "layers", 2), ("bert", "layers", 7), ("gpt2", "none", 13), ("bert", "none", 13)],
+)
 def test_an_interrupted_one_goes_on_as_if_nothing_had_happened(
-    after: int, samples: Samples, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    family: str, distillation: str, after: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Under gates (12 steps) and afterwards (4 steps)."""
-    model, every = tiny_float("gpt2"), replace(STEPS, save_every=2)
-    data = samples_for("gpt2", count=16)
+    model, every = tiny_float(family), replace(STEPS, save_every=2)
+    data = samples_for(family, count=16)
     training = GateTraining(training=every, finetuning=replace(every, epochs=1), gate_rate=0.5)
+    training = replace(training, distillation=distillation)
     whole = trained(model, data, training=training)
     kept = replace(training, checkpoints=tmp_path)
     with interrupted(monkeypatch, after):
@@ -200,6 +206,24 @@ def test_the_best_checkpoint_that_is_small_enough_is_taken(
     # Dense, then the third to the sixth checkpoint (of steps 6 to 12), then what came out.
     assert len(asked) == 6
     assert states == [8]
+
+
+@pytest.mark.parametrize("metric", ["accuracy", "loss"])
+def test_fine_tuning_that_makes_nothing_better_is_undone(
+    metric: str, samples: Samples, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Scores are dictated: worse with every one that is asked for."""
+    asked = iter(range(100))
+
+    def dictated(*_: Any, **__: Any) -> float:
+        return next(asked) * (1 if metric == "loss" else -1)
+
+    monkeypatch.setattr("fastprune.evaluation.scorer.evaluate", dictated)
+    training = replace(SHORT, training=replace(STEPS, save_every=12), tolerance=1)
+    options = {"eval_data": samples, "metric": metric, "training": training}
+    ours = trained(tiny_float("bert"), samples, **options)
+    options["training"] = replace(training, finetuning=None)
+    assert_same(ours.model, trained(tiny_float("bert"), samples, **options).model)
 
 
 def test_falling_short_is_said(samples: Samples) -> None:
@@ -334,6 +358,102 @@ def test_what_a_run_has_in_common_is_said_once(name: str, samples: Samples) -> N
         trained(tiny_float("bert"), samples, training=training)
 
 
+def test_checkpoints_without_their_best_one_are_passed_over(
+    samples: Samples, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The best one may be what comes out, so it has to be whole, too."""
+    scores = {"value": 0.0}
+
+    def dictated(*_: Any, **__: Any) -> float:
+        scores["value"] += 1
+        return float(scores["value"] == 2)  # the first after the dense model's
+
+    monkeypatch.setattr("fastprune.evaluation.scorer.evaluate", dictated)
+    steps = replace(STEPS, save_every=1, epochs=1)
+    training = GateTraining(
+        training=steps, finetuning=None, ramp=0, tolerance=1, checkpoints=tmp_path
+    )
+    with interrupted(monkeypatch, 3):
+        trained(tiny_float("bert"), samples, training=training, eval_data=samples)
+    folder = tmp_path / "params-0.4" / "gates"
+    assert {p.name for p in folder.glob("c*")} == {"checkpoint-1", "checkpoint-3"}
+    weights = folder / "checkpoint-1" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-20])
+    with pytest.warns(RuntimeWarning, match="damaged"), counting(monkeypatch) as taken:
+        trained(
+            tiny_float("bert"),
+            samples,
+            training=replace(training, resume=True),
+            eval_data=samples,
+        )
+    assert len(taken) == 4
+
+
+def test_two_trainings_do_not_share_a_directory(samples: Samples, tmp_path: Path) -> None:
+    training = replace(SHORT, checkpoints=tmp_path)
+    (tmp_path / "params-0.4" / "gates").mkdir(parents=True)
+    with (
+        locked(tmp_path / "params-0.4" / "gates", "somebody"),
+        pytest.raises(CheckpointError, match="another training is at work"),
+    ):
+        trained(tiny_float("bert"), samples, training=training)
+
+
+def test_what_diverges_says_so_and_leaves_nothing(samples: Samples, tmp_path: Path) -> None:
+    steps = replace(STEPS, learning_rate=1_000_000, epochs=9)
+    training = replace(SHORT, training=steps, checkpoints=tmp_path)
+    with pytest.raises(NumericalError, match="does not stay finite"):
+        trained(tiny_float("bert"), samples, training=training, eval_data=samples)
+    assert not list(tmp_path.glob("**/checkpoint-*"))
+
+
+def test_gates_that_are_not_finite_are_not_settled() -> None:
+    gates = Gates(GateLayout.of(tiny_float("bert"), None, "params", 10.0))
+    with torch.no_grad():
+        gates.alpha[3] = float("nan")
+    with pytest.raises(NumericalError, match="finite"):
+        gates.settled()
+
+
+def test_a_full_disk_is_named(
+    samples: Samples, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any, **__: Any) -> None:
+        raise RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 1 vs 2")
+
+    monkeypatch.setattr("torch.save", full)
+    with pytest.raises(CheckpointError, match="make room and go on with --resume"):
+        trained(tiny_float("bert"), samples, training=replace(SHORT, checkpoints=tmp_path))
+
+
+def test_weights_that_layers_share_are_refused_before_training(samples: Samples) -> None:
+    model = tiny_float("bert")
+    layers = model.bert.encoder.layer
+    layers[2].output.dense.weight = layers[0].output.dense.weight
+    started = []
+    data = replace(samples, labels=samples.labels)
+    with pytest.raises(UnsupportedModelError, match="shared with another module"):
+        trained(model, data, training=replace(SHORT, distillation="none", loss=started.append))
+    assert not started
+
+
+@pytest.mark.parametrize(
+    ("loss", "says"),
+    [
+        (lambda out, batch: out.logits.mean(1), "shape \\[4\\]"),
+        (lambda out, batch: None, "returns NoneType"),
+        (lambda out, batch: 0.3, "returns float"),
+        (lambda out, batch: out.logits.mean().detach(), "no gradient"),
+        (lambda out, batch: out.logits.argmax(), "int64"),
+    ],
+)
+def test_losses_that_cannot_be_trained_on(loss: Any, says: str, samples: Samples) -> None:
+    with pytest.raises(FastpruneError, match=says):
+        trained(
+            tiny_float("bert"), samples, training=replace(SHORT, distillation="none", loss=loss)
+        )
+
+
 def test_other_scores_and_data_are_other_trainings(samples: Samples, tmp_path: Path) -> None:
     model, kept = tiny_float("bert"), replace(SHORT, checkpoints=tmp_path)
     trained(model, samples, training=kept, eval_data=samples)
@@ -364,6 +484,12 @@ def test_other_scores_and_data_are_other_trainings(samples: Samples, tmp_path: P
         ({"loss": abs}, "distillation='none'"),
         ({"resume": True}, "directory of the checkpoints"),
         ({"training": 3}, "Training"),
+        ({"gates": "heads"}, "list of names"),
+        ({"gates": 5}, "list of names"),
+        ({"checkpoints": 5}, "must be a directory"),
+        ({"loss": 5, "distillation": "none"}, "must be a function"),
+        ({"temperature": 1e300}, "up to 1,000,000"),
+        ({"gate_rate": 1e308}, "up to 1,000,000"),
     ],
 )
 def test_bad_choices_are_refused(changes: dict[str, Any], says: str) -> None:
@@ -494,6 +620,26 @@ def counting(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
     with monkeypatch.context() as patch:
         patch.setattr(torch.optim.AdamW, "step", counted)
         yield taken
+
+
+def test_only_its_own_checkpoints_are_removed(on_disk: list[str], tmp_path: Path) -> None:
+    beside = tmp_path / "small.checkpoints"
+    beside.mkdir()
+    train = beside / "train.tsv"
+    train.write_text((tmp_path / "train.tsv").read_text())
+    arguments = ["cofi", on_disk[0], "--train", str(train), "--budget", "params=0.5", *COMMAND]
+    done = CliRunner().invoke(main, [*arguments, "--out", str(tmp_path / "small")])
+    assert done.exit_code == 0, done.output
+    assert [path.name for path in beside.iterdir()] == ["train.tsv"]
+
+
+@pytest.mark.parametrize("out", [".", "/"])
+def test_places_that_are_no_target(out: str, on_disk: list[str], tmp_path: Path) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path)
+        done = CliRunner().invoke(main, ["cofi", *on_disk, "--out", out])
+    assert done.exit_code == 1
+    assert done.output.startswith("fastprune: error: ")
 
 
 @pytest.mark.parametrize("option", [["--gates", "heads,tails"], ["--epochs", "0"], ["--ramp", "2"]])

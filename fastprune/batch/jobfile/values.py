@@ -18,7 +18,9 @@ from fastprune.errors import FastpruneError
 from fastprune.settings import Settings
 
 _HINTS = get_type_hints(Settings)
-OPTIONS = tuple(f.name for f in fields(Settings) if f.name not in ("budgets", "progress"))
+_ELSEWHERE = ("budgets", "progress", "training")
+"""Settings that job files have in another place, or not at all."""
+OPTIONS = tuple(f.name for f in fields(Settings) if f.name not in _ELSEWHERE)
 """Keys of a job that are passed on as they are."""
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
