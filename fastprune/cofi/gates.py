@@ -68,7 +68,7 @@ class Gates(nn.Module):
         return float(_drawn(self.alpha, noise, self.layout, self.shares).sparsity)
 
     @torch.no_grad()
-    def settled(self, shift: float = 0.0) -> GateValues:
+    def settled(self, shift: float = 0.0, sublayers: float | None = None) -> GateValues:
         """Values without chance, on the CPU: as many of each part are 0 as are expected to be.
 
         A part is the units of a site, or the hidden dimensions; those with the smallest alphas go.
@@ -77,6 +77,7 @@ class Gates(nn.Module):
         Args:
             shift: is added to all alphas where they say how many go, and not to the values of
                 those that stay.
+            sublayers: the same for sublayers, if it is another.
 
         Raises:
             NumericalError: gates that are not finite.
@@ -85,15 +86,11 @@ class Gates(nn.Module):
         if not alpha.isfinite().all():
             raise NumericalError("the gates do not stay finite")
         values = torch.sigmoid(_SLOPE * alpha)
-        likely = torch.sigmoid(alpha + shift + _OPEN_AT_ZERO)
-        *units, sublayers, hidden = (
-            _Part(v, p)
-            for v, p in zip(
-                values.split(self.layout.lengths), likely.split(self.layout.lengths), strict=True
-            )
-        )
-        rows = [part.without_the_least() for part in units]
-        rows += [sublayers.without_the_unlikely(), hidden.without_the_least(keep=1)]
+        parts = values.split(self.layout.lengths), alpha.split(self.layout.lengths)
+        *units, whole, hidden = (_Part(*part) for part in zip(*parts, strict=True))
+        rows = [part.without_the_least(shift) for part in units]
+        rows.append(whole.without_the_unlikely(shift if sublayers is None else sublayers))
+        rows.append(hidden.without_the_least(shift, keep=1))
         return self.layout.values(torch.cat(rows).to(self.alpha.dtype))
 
     @torch.no_grad()
@@ -103,18 +100,22 @@ class Gates(nn.Module):
 
 
 class _Part:
-    """Gates that are counted together: their settled values, and how likely each is open."""
+    """Gates that are counted together: their settled values, and where they are."""
 
-    def __init__(self, values: Tensor, likely: Tensor) -> None:
-        self.values, self.likely = values, likely
+    def __init__(self, values: Tensor, alpha: Tensor) -> None:
+        self.values, self.alpha = values, alpha
 
-    def without_the_least(self, *, keep: int = 0) -> Tensor:
-        open_gates = max(keep, round(float(self.likely.sum())))
+    def likely(self, shift: float) -> Tensor:
+        """How likely each is open."""
+        return torch.sigmoid(self.alpha + shift + _OPEN_AT_ZERO)
+
+    def without_the_least(self, shift: float, *, keep: int = 0) -> Tensor:
+        open_gates = max(keep, round(float(self.likely(shift).sum())))
         go = self.values.argsort(stable=True)[: len(self.values) - open_gates]
         return self.values.index_fill(0, go, 0)
 
-    def without_the_unlikely(self) -> Tensor:
-        return self.values * (self.likely >= 0.5)
+    def without_the_unlikely(self, shift: float) -> Tensor:
+        return self.values * (self.likely(shift) >= 0.5)
 
 
 def _drawn(alpha: Tensor, noise: Tensor, layout: GateLayout, shares: Tensor) -> ops.DrawnGates:

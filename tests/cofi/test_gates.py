@@ -97,8 +97,8 @@ def test_gradients_of_draws_and_sparsity_by_differences() -> None:
 
 def test_fresh_gates_are_open_and_bounded() -> None:
     found = Gates(layout(tiny("bert")))
-    assert float(found.alpha.max()) <= LARGEST
-    assert float(found.alpha.min()) > LARGEST - 0.1
+    assert found.alpha.max().item() <= LARGEST
+    assert found.alpha.min().item() > LARGEST - 0.1
     assert found.sparsity() < 0.01
     with torch.no_grad():
         found.alpha.fill_(100)
@@ -138,8 +138,8 @@ def test_budgets_are_kept_and_used_up(family: str, share: float, kind: str) -> N
     left = price_sites(find_sites(small), kind, 10.0).dense if find_sites(small) else 0.0
     assert left == pytest.approx(gates.layout.cost(values))
     assert left <= share * dense
-    # A whole sublayer, the largest thing that can make the difference, is a sixth and a half.
-    assert left >= (share - 0.25) * dense
+    # A head or a hidden dimension more would be too much; whole sublayers play no part.
+    assert left >= (share - 0.05) * dense
 
 
 def test_without_sublayers_budgets_are_met_to_a_few_units() -> None:
