@@ -83,6 +83,16 @@ def test_families_and_tasks(family: str, kind: str, tmp_path: Path) -> None:
     assert stream_width(result.model) == (None if family == "vit" else stream_width(loaded))
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("dtype", ["auto", "bfloat16", "float16"])
+@pytest.mark.parametrize("family", ["bert", "gpt2", "llama"])
+def test_on_a_gpu(family: str, dtype: str) -> None:
+    data = samples_for(family, count=16)
+    result = trained(tiny_float(family).cuda(), data, eval_data=data, dtype=dtype)
+    assert 0.3 < result.report.params.kept <= 0.4
+    assert {p.device.type for p in result.model.parameters()} == {"cuda"}
+
+
 @pytest.mark.parametrize("gates", ["heads", "filters", "sublayers", "hidden"])
 def test_any_kind_of_gate_alone(gates: str, samples: Samples) -> None:
     result = trained(
@@ -99,9 +109,12 @@ def test_any_kind_of_gate_alone(gates: str, samples: Samples) -> None:
 @pytest.mark.parametrize("distillation", ["layers", "prediction", "none"])
 def test_a_model_learns_to_do_with_less(distillation: str, samples: Samples) -> None:
     """More than chance after training, and more than what is cut without any."""
-    steps = Training(epochs=60, batch_size=8, learning_rate=3e-3, group_by_length=True)
+    steps = Training(epochs=40, batch_size=8, learning_rate=3e-3, group_by_length=True)
     training = GateTraining(
-        training=steps, finetuning=replace(steps, epochs=30), distillation=distillation
+        training=steps,
+        finetuning=replace(steps, epochs=20),
+        distillation=distillation,
+        gate_rate=0.15,
     )
     model = tiny_float("bert")
     labels = logits_of_all(model, samples).argmax(-1)
