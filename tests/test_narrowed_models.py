@@ -29,13 +29,16 @@ def narrowed(family="bert", *, shared=False):
 
 
 @pytest.mark.parametrize("tune", ["none", "bias", "scale", "weights"])
-@pytest.mark.parametrize("method", [m for m in METHODS if m != "kprune"])
+@pytest.mark.parametrize(
+    "method", [name for name, method in METHODS.items() if not method.while_tuning]
+)
 def test_every_method_prunes_them_on(method, tune, tmp_path):
     assert_pruned(method, tune, tmp_path)
 
 
-def test_selection_while_tuning_prunes_them_on(tmp_path):
-    assert_pruned("kprune", None, tmp_path)
+@pytest.mark.parametrize("method", ["kprune", "cofi"])
+def test_selection_while_tuning_prunes_them_on(method, tmp_path):
+    assert_pruned(method, None, tmp_path)
 
 
 def assert_pruned(method, tune, tmp_path):

@@ -158,5 +158,5 @@ def _check_number(name: str, value: Any, most: float | None) -> None:
     """Refuse what is no share, from 0 to ``most``, or no positive number of a sane size."""
     fits = is_number(value) and (0 < value <= LARGEST if most is None else 0 <= value <= most)
     if not fits:
-        span = f"a positive number up to {LARGEST:,}" if most is None else f"between 0 and {most}"
+        span = f"a positive number up to {LARGEST:g}" if most is None else f"between 0 and {most}"
         raise FastpruneError(f"{name} must be {span}, got {value}")

@@ -112,8 +112,7 @@ class Cofi:
             FastpruneError: anything the user can mend, in one line.
         """
         dense, layout = self._dense, self._layout(budget)
-        with watch.stage("calibrate"):
-            gates = self._gates(layout)
+        gates = self._gates(layout, watch)
         cost = budget.limit(layout.prices.dense)
         target = 1 - cost / layout.prices.dense
         model = copy.deepcopy(dense)
@@ -141,10 +140,11 @@ class Cofi:
     def _layout(self, budget: Budget) -> GateLayout:
         return GateLayout.of(self._dense, self._choices.gates, budget.kind, self._goal.seq_len)
 
-    def _gates(self, layout: GateLayout) -> Gates:
+    def _gates(self, layout: GateLayout, watch: Stopwatch) -> Gates:
         training, start = self._choices.training, None
         if self._choices.start == "fisher":
-            start = fisher_start(self._dense, layout, self._goal.samples, training)
+            with watch.stage("calibrate"):
+                start = fisher_start(self._dense, layout, self._goal.samples, training)
         return Gates(layout, start, seed=training.seed).to(device_of(self._dense))
 
     def _under_gates(

@@ -10,8 +10,8 @@ import torch
 from fastprune.checks import is_number, is_whole
 from fastprune.errors import FastpruneError
 
-LARGEST = 1_000_000
-"""Of rates and numbers that no training needs; far larger ones overflow."""
+LARGEST = 1e30
+"""Of rates and other numbers: larger ones overflow before they can be called too large."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class Training:
             value = getattr(self, name)
             if not is_number(value) or not 0 < value <= LARGEST:
                 raise FastpruneError(
-                    f"{name} must be a positive number up to {LARGEST:,}, got {value}"
+                    f"{name} must be a positive number up to {LARGEST:g}, got {value}"
                 )
         if not is_number(self.weight_decay) or self.weight_decay < 0:
             raise FastpruneError(f"weight_decay must be 0 or more, got {self.weight_decay}")

@@ -413,7 +413,7 @@ def test_two_trainings_do_not_share_a_directory(samples: Samples, tmp_path: Path
 
 
 def test_what_diverges_says_so_and_leaves_nothing(samples: Samples, tmp_path: Path) -> None:
-    steps = replace(STEPS, learning_rate=1_000_000, epochs=9)
+    steps = replace(STEPS, learning_rate=1e30, epochs=9)
     training = replace(SHORT, training=steps, checkpoints=tmp_path)
     with pytest.raises(NumericalError, match="does not stay finite"):
         trained(tiny_float("bert"), samples, training=training, eval_data=samples)
@@ -501,8 +501,8 @@ def test_other_scores_and_data_are_other_trainings(samples: Samples, tmp_path: P
         ({"gates": 5}, "list of names"),
         ({"checkpoints": 5}, "must be a directory"),
         ({"loss": 5, "distillation": "none"}, "must be a function"),
-        ({"temperature": 1e300}, "up to 1,000,000"),
-        ({"gate_rate": 1e308}, "up to 1,000,000"),
+        ({"temperature": 1e300}, "up to 1e"),
+        ({"gate_rate": 1e308}, "up to 1e"),
     ],
 )
 def test_bad_choices_are_refused(changes: dict[str, Any], says: str) -> None:
