@@ -1,4 +1,4 @@
-"""Training that is stopped half-way."""
+"""Training whose steps are counted, or that is stopped half-way."""
 
 from __future__ import annotations
 
@@ -32,3 +32,18 @@ def interrupted(monkeypatch: pytest.MonkeyPatch, steps: int) -> Iterator[None]:
     """The same, where it ends the block."""
     with stopping(monkeypatch, steps), pytest.raises(KeyboardInterrupt):
         yield
+
+
+@contextmanager
+def counting(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
+    """Every step within the block."""
+    step, taken = torch.optim.AdamW.step, []
+
+    def counted(self: Any, closure: Any = None) -> Any:
+        taken.append(1)
+        return step(self, closure)
+
+    counted.hooked = True  # type: ignore[attr-defined]
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.optim.AdamW, "step", counted)
+        yield taken

@@ -74,6 +74,8 @@ FAMILIES: dict[str, tuple[Callable[..., Any], Callable[..., Any], dict[str, Any]
     "mistral": (hf.MistralForCausalLM, hf.MistralConfig, {**_GROUPED, "sliding_window": 5}),
     "qwen2": (hf.Qwen2ForCausalLM, hf.Qwen2Config, _GROUPED),
 }
+WITH_STREAM = tuple(family for family in FAMILIES if family not in ("xlm-roberta", "vit", "deit"))
+"""Whose hidden dimensions can be removed: a bare encoder puts them out, and images have none."""
 DECODERS = ("gpt2", "opt", "opt-norm-last", "llama", "mistral", "qwen2")
 
 

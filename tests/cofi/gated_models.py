@@ -5,14 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from tiny_models import FAMILIES, tiny
+from tiny_models import tiny
 from torch import Tensor
 
 from fastprune.cofi.layout import GateLayout
 from fastprune.cofi.values import GateValues
 from fastprune.structure import find_sites
-
-WITH_HIDDEN = tuple(f for f in FAMILIES if f not in ("xlm-roberta", "vit", "deit"))
 
 
 def layout(model: Any, *gates: str, kind: Any = "params") -> GateLayout:

@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 import torch
-from gated_models import WITH_HIDDEN, arbitrary, tiny_float
-from tiny_models import FAMILIES, tiny
+from gated_models import arbitrary, tiny_float
+from kept_norms import renormalised
+from tiny_models import FAMILIES, WITH_STREAM, tiny
 from torch import Tensor
 from transformers.pytorch_utils import Conv1D
 
@@ -28,7 +29,7 @@ from fastprune.structure.stream import residual_stream
 ROUNDING = dict.fromkeys(("llama", "mistral", "qwen2"), 1e-06)
 CASES = [
     *((family, False) for family in FAMILIES),
-    *((family, True) for family in WITH_HIDDEN),
+    *((family, True) for family in WITH_STREAM),
 ]
 
 
@@ -58,24 +59,9 @@ def multiplied(model: Any, values: GateValues) -> Iterator[None]:
             for path in (*stream.entrances, *stream.writers):
                 multiply(path, z)
             for path in stream.norms:
-                hook = model.get_submodule(path).register_forward_hook(_renormalise(z))
+                hook = model.get_submodule(path).register_forward_hook(renormalised(z))
                 stack.callback(hook.remove)
         yield
-
-
-def _renormalise(z: Tensor) -> Any:
-    def hook(module: Any, args: Any, output: Tensor) -> Tensor:
-        x, kept = args[0], z != 0
-        few = x[..., kept]
-        if isinstance(module, torch.nn.LayerNorm):
-            few = few - few.mean(-1, keepdim=True)
-        eps = module.eps if isinstance(module, torch.nn.LayerNorm) else module.variance_epsilon
-        few = few * (few.square().mean(-1, keepdim=True) + eps).rsqrt() * module.weight[kept]
-        if getattr(module, "bias", None) is not None:
-            few = few + module.bias[kept]
-        return torch.zeros_like(output).index_copy(-1, kept.nonzero().flatten(), few * z[kept])
-
-    return hook
 
 
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
@@ -113,7 +99,7 @@ def test_float32_agrees_to_a_millionth(family: str) -> None:
     torch.testing.assert_close(folded, gated, rtol=0, atol=1e-6 * float(gated.abs().max()))
 
 
-@pytest.mark.parametrize("family", WITH_HIDDEN)
+@pytest.mark.parametrize("family", WITH_STREAM)
 def test_gradients_are_those_of_the_multiplied_model(family: str) -> None:
     """Of weights and of every gate that is not closed; closed ones have none."""
     model = tiny(family)

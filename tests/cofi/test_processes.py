@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from gated_models import tiny_float
-from interruptions import interrupted
+from interruptions import counting, interrupted
 from ranks import run_ranks
 from tiny_samples import text_samples
 
@@ -25,17 +25,8 @@ UNDER_GATES, AFTERWARDS = 16, 4
 
 def train(checkpoints: Path, **choices: Any) -> tuple[dict[str, Any], dict[str, Any], int]:
     """Report and weights, and how many steps that took."""
-    seen = []
-    step = torch.optim.AdamW.step
-
-    def counted(self: Any, closure: Any = None) -> Any:
-        seen.append(1)
-        return step(self, closure)
-
-    counted.hooked = True  # type: ignore[attr-defined]
-    torch.optim.AdamW.step = counted  # type: ignore[method-assign]
     samples = text_samples("classification", SAMPLES)
-    try:
+    with pytest.MonkeyPatch.context() as patch, counting(patch) as steps:
         result = prune(
             tiny_float("bert"),
             samples,
@@ -45,9 +36,7 @@ def train(checkpoints: Path, **choices: Any) -> tuple[dict[str, Any], dict[str, 
             training=replace(TRAINING, checkpoints=checkpoints, **choices),
             latency=False,
         )
-    finally:
-        torch.optim.AdamW.step = step  # type: ignore[method-assign]
-    return result.report.to_dict(), result.model.state_dict(), len(seen)
+    return result.report.to_dict(), result.model.state_dict(), len(steps)
 
 
 def whole_and_resumed(folder: Path) -> list[Any]:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +11,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 from gated_models import tiny_float
-from interruptions import interrupted, stopping
+from interruptions import counting, interrupted, stopping
 from tiny_models import tiny
 from tiny_samples import image_samples, samples_for, text_samples
 
@@ -618,21 +616,6 @@ def test_budgets_that_are_finished_are_not_trained_again(
     assert len(steps) == 24 - 14
     assert_same(fastprune.load_pretrained(out / "params-0.5"), first)
     assert (out / "params-0.3").is_dir()
-
-
-@contextmanager
-def counting(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
-    """Every step within the block."""
-    step, taken = torch.optim.AdamW.step, []
-
-    def counted(self: Any, closure: Any = None) -> Any:
-        taken.append(1)
-        return step(self, closure)
-
-    counted.hooked = True  # type: ignore[attr-defined]
-    with monkeypatch.context() as patch:
-        patch.setattr(torch.optim.AdamW, "step", counted)
-        yield taken
 
 
 def test_only_its_own_checkpoints_are_removed(on_disk: list[str], tmp_path: Path) -> None:

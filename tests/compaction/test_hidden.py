@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 import torch
 import transformers as hf
-from tiny_models import FAMILIES, random_masks, tiny
+from kept_norms import renormalised
+from tiny_models import WITH_STREAM, random_masks, tiny
 from torch import Tensor
 
 from fastprune import load_pretrained, save_pretrained
@@ -22,7 +23,6 @@ from fastprune.structure import find_sites, layer_units, masked
 from fastprune.structure.inputs import dummy_inputs
 from fastprune.structure.stream import residual_stream, stream_width
 
-WITH_STREAM = tuple(f for f in FAMILIES if f not in ("xlm-roberta", "vit", "deit"))
 # LLaMA's norm rounds to float32 on its way.
 ROUNDING = dict.fromkeys(("llama", "mistral", "qwen2"), 2e-06)
 
@@ -41,27 +41,14 @@ def outputs(model: Any) -> Tensor:
 @contextmanager
 def without_hidden(model: Any, mask: Tensor) -> Iterator[None]:
     """Plain hooks: zeros for what is gone, and norms over the columns that stay."""
-    stream, kept = residual_stream(model), mask.bool()
+    stream = residual_stream(model)
 
     def zero(module: Any, args: Any, output: Tensor) -> Tensor:
         return output * mask
 
-    def renormalise(module: Any, args: Any, output: Tensor) -> Tensor:
-        x = args[0][..., kept]
-        if isinstance(module, torch.nn.LayerNorm):
-            few = torch.nn.functional.layer_norm(
-                x, [int(kept.sum())], module.weight[kept], module.bias[kept], module.eps
-            )
-        else:
-            mean = x.square().mean(-1, keepdim=True)
-            few = x * (mean + module.variance_epsilon).rsqrt() * module.weight[kept]
-        found = torch.zeros_like(output)
-        found[..., kept] = few
-        return found
-
     hooks: list[tuple[str, Callable[..., Tensor]]] = [
         *((path, zero) for path in (*stream.entrances, *stream.writers)),
-        *((path, renormalise) for path in stream.norms),
+        *((path, renormalised(mask.double())) for path in stream.norms),
     ]
     with ExitStack() as stack:
         for path, hook in hooks:
