@@ -37,13 +37,13 @@ def compact_gated(model: Model, sites: Sequence[Site], values: GateValues) -> Mo
         UnsupportedModelError: hidden dimensions that cannot have gates.
     """
     masks, hidden = values.kept(sites), values.hidden
-    stream = None if hidden is None else gated_stream(model)
-    small = compact(model, masks, sites, hidden=None if hidden is None else hidden != 0)
-    if stream is None or hidden is None:
-        left = values
+    if hidden is None:
+        small, left = compact(model, masks, sites), values
     else:
-        left = GateValues(values.units, values.sublayers, hidden[hidden != 0])
-        _fold_stream(small, stream, sites, left.hidden)
+        stream, stays = gated_stream(model), hidden != 0
+        small = compact(model, masks, sites, hidden=stays)
+        left = GateValues(values.units, values.sublayers, hidden[stays])
+        _fold_stream(small, stream, sites, hidden[stays])
     for site in sites:
         projection = small.get_submodule(site.name)
         outputs = left.outputs(site.name)
@@ -57,10 +57,9 @@ def compact_gated(model: Model, sites: Sequence[Site], values: GateValues) -> Mo
 
 
 def _fold_stream(
-    small: nn.Module, stream: ResidualStream, sites: Sequence[Site], hidden: Tensor | None
+    small: nn.Module, stream: ResidualStream, sites: Sequence[Site], hidden: Tensor
 ) -> None:
     """Everything that writes hidden dimensions, but for the output projections of sites."""
-    assert hidden is not None
     # What reads the last norm with the weight of an entrance has that entrance's gates already.
     spared = stream.last_norm if stream.tied else None
     norms = [small.get_submodule(path) for path in stream.norms if path != spared]
