@@ -124,9 +124,6 @@ def _kinds(context: click.Context, parameter: click.Parameter, value: str | None
 @running_options
 @output_options
 def cofi(
-    model: str,
-    train: str,
-    eval_data: str | None,
     budgets: Sequence[str],
     out: Path,
     gates: tuple[str, ...] | None,
@@ -144,10 +141,6 @@ def cofi(
     batch_size: int,
     accumulate: int,
     resume: bool,
-    overwrite: bool,
-    dtype: str,
-    quiet: bool,
-    as_json: bool,
     **options: Any,
 ) -> None:
     """Train MODEL under gates until it fits --budget, and write the smaller model to --out.
@@ -179,15 +172,8 @@ def cofi(
         resume=resume,
     )
     prune_and_save(
-        model,
-        train,
-        eval_data,
-        budgets,
-        out,
-        overwrite=overwrite,
-        dtype=dtype,
-        quiet=quiet,
-        as_json=as_json,
+        budgets=budgets,
+        out=out,
         begun=lambda budget: resume and budget_directory(checkpoints, budget).is_dir(),
         method="cofi",
         training=training,

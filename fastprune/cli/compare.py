@@ -109,12 +109,13 @@ def compare(
     """Prune MODEL (a directory or a hub id) in several ways, and compare the scores."""
     calm_libraries()
     silent = quiet or as_json
+    under_gates, afterwards = phases(epochs, finetune_epochs)
     choices = {
         "budgets": tuple(map(parse_budget, budgets)),
         "dtype": resolve_dtype(dtype),
         "progress": not silent,
         "cache": resolve_cache(cache),
-        "training": GateTraining(None, *phases(epochs, finetune_epochs)),
+        "training": GateTraining(training=under_gates, finetuning=afterwards),
         **options,
     }
     found = run_comparison(

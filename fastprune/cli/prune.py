@@ -46,40 +46,18 @@ from fastprune.settings import Settings
 @data_options
 @running_options
 @output_options
-def prune(
-    model: str,
-    train: str,
-    eval_data: str | None,
-    budgets: Sequence[str],
-    out: Path,
-    overwrite: bool,
-    dtype: str,
-    quiet: bool,
-    as_json: bool,
-    **options: Any,
-) -> None:
+def prune(**options: Any) -> None:
     """Prune MODEL (a directory or a hub id) and write the smaller model to --out."""
-    prune_and_save(
-        model,
-        train,
-        eval_data,
-        budgets,
-        out,
-        overwrite=overwrite,
-        dtype=dtype,
-        quiet=quiet,
-        as_json=as_json,
-        **options,
-    )
+    prune_and_save(**options)
 
 
 def prune_and_save(
+    *,
     model: str,
     train: str,
     eval_data: str | None,
     budgets: Sequence[str],
     out: Path,
-    *,
     overwrite: bool,
     dtype: str,
     quiet: bool,
