@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from emulated_cases import CASES, run
+from emulated import CASES, run
 from emulator import CSRC, RUN, SCHEDULES, Emulator, build
 
 pytestmark = pytest.mark.usefixtures("gcc")

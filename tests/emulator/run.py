@@ -12,7 +12,7 @@ import argparse
 import itertools
 import sys
 
-from emulated_cases import CASES, run
+from emulated import CASES, run
 from emulator import SCHEDULES, Emulator, build
 
 
