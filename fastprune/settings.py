@@ -368,6 +368,19 @@ class Settings:
         chosen = GateTraining() if self.training is None else self.training
         return chosen.running(seed=self.seed, dtype=self.dtype, progress=self.progress)
 
+    def keeping(self, checkpoints: Path, *, resume: bool) -> Settings:
+        """These settings, with training that keeps checkpoints, unless it says where itself.
+
+        Args:
+            checkpoints: a directory.
+            resume: go on from what is there.
+        """
+        training = GateTraining() if self.training is None else self.training
+        if training.checkpoints is not None:
+            return self
+        kept = replace(training, checkpoints=checkpoints, resume=resume)
+        return replace(self, training=kept)
+
     @property
     def fisher_kind(self) -> FisherKind:
         """Whose gradients make up the Fisher information."""

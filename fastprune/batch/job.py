@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from fastprune.budget import Budget
+from fastprune.cofi.options import gate_training
 from fastprune.compaction.directories import budget_directory
 from fastprune.device import resolve_dtype
 from fastprune.pareto.sweep import resolve_cache
@@ -79,6 +80,8 @@ class Job:
         options = dict(self.options)
         options["dtype"] = resolve_dtype(options.get("dtype", "auto"))
         options["cache"] = resolve_cache(options.get("cache", True))
+        if "training" in options:
+            options["training"] = gate_training(**options["training"])
         return Settings(budgets=self.budgets, **options)
 
     def directories(self) -> dict[str, str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,26 +10,24 @@ import click
 
 from fastprune.budget import parse_budget
 from fastprune.cli.options import (
-    duration_options,
     output_options,
+    phase_options,
     reading_options,
     running_options,
     training_options,
 )
 from fastprune.cli.prune import prune_and_save
 from fastprune.cofi.choices import (
-    AFTERWARDS,
     DISTILLATIONS,
     GATES,
     MATCHINGS,
     STARTS,
     TEACHER_LAYERS,
-    UNDER_GATES,
     GateTraining,
 )
+from fastprune.cofi.options import OPTIONS, gate_training
 from fastprune.compaction.directories import budget_directory
 from fastprune.distributed import current_group
-from fastprune.training import Training
 from fastprune.training.checkpoints import clear_budgets
 
 _DEFAULT = GateTraining()
@@ -60,19 +57,7 @@ def _kinds(context: click.Context, parameter: click.Parameter, value: str | None
     callback=_kinds,
     help=f"What may go: {', '.join(GATES)}.  [default: all that the model can do without]",
 )
-@duration_options
-@click.option(
-    "--learning-rate",
-    default=UNDER_GATES.learning_rate,
-    show_default=True,
-    help="Of weights under gates; it falls linearly.",
-)
-@click.option(
-    "--finetune-learning-rate",
-    default=AFTERWARDS.learning_rate,
-    show_default=True,
-    help="Of weights afterwards, likewise.",
-)
+@phase_options
 @click.option(
     "--gate-rate",
     default=_DEFAULT.gate_rate,
@@ -126,20 +111,6 @@ def _kinds(context: click.Context, parameter: click.Parameter, value: str | None
 def cofi(
     budgets: Sequence[str],
     out: Path,
-    gates: tuple[str, ...] | None,
-    epochs: float,
-    finetune_epochs: float,
-    learning_rate: float,
-    finetune_learning_rate: float,
-    gate_rate: float,
-    ramp: float,
-    distillation: str,
-    matching: str,
-    teacher_layers: str,
-    start: str,
-    save_every: int | None,
-    batch_size: int,
-    accumulate: int,
     resume: bool,
     **options: Any,
 ) -> None:
@@ -149,51 +120,15 @@ def cofi(
     hours, and pays where little is to be left: below a fifth.
     """
     checkpoints = Path(f"{out.resolve()}.checkpoints")
-    under_gates, afterwards = phases(
-        epochs,
-        finetune_epochs,
-        learning_rate,
-        finetune_learning_rate,
-        batch_size=batch_size,
-        accumulate=accumulate,
-        save_every=save_every,
-    )
-    training = GateTraining(
-        gates=gates,
-        training=under_gates,
-        finetuning=afterwards,
-        ramp=ramp,
-        gate_rate=gate_rate,
-        distillation=distillation,
-        matching=matching,
-        teacher_layers=teacher_layers,
-        start=start,
-        checkpoints=checkpoints,
-        resume=resume,
-    )
+    chosen = {name: options.pop(name) for name in OPTIONS if name in options}
     prune_and_save(
         budgets=budgets,
         out=out,
         begun=lambda budget: resume and budget_directory(checkpoints, budget).is_dir(),
         method="cofi",
-        training=training,
+        training=gate_training(**chosen, checkpoints=checkpoints, resume=resume),
         **options,
     )
     # Not before: from there an interrupted run goes on.
     asked = list(map(parse_budget, budgets))
     current_group().first(lambda: clear_budgets(checkpoints, asked))
-
-
-def phases(
-    epochs: float,
-    finetune_epochs: float,
-    rate: float = UNDER_GATES.learning_rate,
-    finetune_rate: float = AFTERWARDS.learning_rate,
-    **common: Any,
-) -> tuple[Training, Training | None]:
-    """Training under gates, and what follows; no epochs of the latter mean none at all."""
-    under_gates = replace(UNDER_GATES, epochs=epochs, learning_rate=rate, **common)
-    if not finetune_epochs:
-        return under_gates, None
-    afterwards = replace(AFTERWARDS, epochs=finetune_epochs, learning_rate=finetune_rate, **common)
-    return under_gates, afterwards

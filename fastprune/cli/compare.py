@@ -10,16 +10,15 @@ from typing import Any
 import click
 
 from fastprune.budget import parse_budget
-from fastprune.cli.cofi import phases
 from fastprune.cli.options import (
     common_pruning_options,
     data_options,
-    duration_options,
     output_options,
+    phase_options,
     running_options,
 )
 from fastprune.cli.tables import print_comparison, print_trial
-from fastprune.cofi import GateTraining
+from fastprune.cofi.options import PHASES, gate_training
 from fastprune.comparison.run import run_comparison
 from fastprune.comparison.ways import DEFAULT_TUNES, default_methods
 from fastprune.device import resolve_dtype
@@ -82,7 +81,7 @@ from fastprune.tuning import TUNERS
 @click.option("--resume", is_flag=True, help="Keep what is finished there, and go on.")
 @click.option("--cache", is_flag=True, help="Keep and use statistics in the user's cache.")
 @click.option("--latency", is_flag=True, help="Measure milliseconds before and after.")
-@duration_options
+@phase_options
 @common_pruning_options
 @data_options
 @running_options
@@ -99,8 +98,6 @@ def compare(
     overwrite: bool,
     resume: bool,
     cache: bool,
-    epochs: float,
-    finetune_epochs: float,
     dtype: str,
     quiet: bool,
     as_json: bool,
@@ -109,13 +106,13 @@ def compare(
     """Prune MODEL (a directory or a hub id) in several ways, and compare the scores."""
     calm_libraries()
     silent = quiet or as_json
-    under_gates, afterwards = phases(epochs, finetune_epochs)
+    training = {name: options.pop(name) for name in PHASES}
     choices = {
         "budgets": tuple(map(parse_budget, budgets)),
         "dtype": resolve_dtype(dtype),
         "progress": not silent,
         "cache": resolve_cache(cache),
-        "training": GateTraining(training=under_gates, finetuning=afterwards),
+        "training": gate_training(**training),
         **options,
     }
     found = run_comparison(

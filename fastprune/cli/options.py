@@ -49,7 +49,7 @@ _TRAINING = [
     click.option("--resume", is_flag=True, help="Go on from the last checkpoint."),
     click.option("--overwrite", is_flag=True, help="Replace what is at --out."),
 ]
-_DURATION = [
+_PHASES = [
     click.option(
         "--epochs",
         default=UNDER_GATES.epochs,
@@ -61,6 +61,18 @@ _DURATION = [
         default=AFTERWARDS.epochs,
         show_default=True,
         help="Method cofi: rounds of the smaller model afterwards; 0 = none.",
+    ),
+    click.option(
+        "--learning-rate",
+        default=UNDER_GATES.learning_rate,
+        show_default=True,
+        help="Method cofi: of weights under gates; it falls linearly.",
+    ),
+    click.option(
+        "--finetune-learning-rate",
+        default=AFTERWARDS.learning_rate,
+        show_default=True,
+        help="Method cofi: of weights afterwards, likewise.",
     ),
 ]
 _WAY = [
@@ -162,7 +174,7 @@ pruning_options = _apply(_WAY + _SETTINGS)
 common_pruning_options = _apply(_SETTINGS)
 data_options = _apply(_DATA)
 reading_options = _apply(_READING)
-duration_options = _apply(_DURATION)
+phase_options = _apply(_PHASES)
 training_options = _apply(_TRAINING)
 running_options = _apply(_RUNNING)
 output_options = _apply(_OUTPUT)

@@ -28,8 +28,11 @@ from fastprune.pareto.files import check_out, finished, held, write_curve
 from fastprune.pareto.point import Point
 from fastprune.pipeline import BudgetLike, PruneResult, prepare
 from fastprune.settings import Settings, check_options
+from fastprune.training.checkpoints import clear_budgets
 
 DEFAULT_BUDGETS = ("macs=0.8", "macs=0.7", "macs=0.6", "macs=0.5", "macs=0.4", "macs=0.3")
+CHECKPOINTS = "checkpoints"
+"""Beside the budgets' directories, where those of a method that trains lie until it is done."""
 Notify = Callable[[Point], None]
 """Called with every point as soon as it is there (and saved, where it is)."""
 
@@ -63,7 +66,8 @@ def sweep(
             it, the models stay in memory.
         overwrite: replace earlier models there.
         resume: keep those that a sweep of the same model, data and settings has finished, and go
-            on with the others; the curve then holds all of them.
+            on with the others; the curve then holds all of them. ``method="cofi"`` also goes on
+            with the training that was interrupted, from its last checkpoint.
         eval_data: as for :func:`fastprune.prune`; without it there are costs but no scores.
         tokenizer: likewise.
         statistics: likewise.
@@ -136,6 +140,9 @@ def run_sweep(
             group.first(partial(_check_targets, out, settings, overwrite or resume, sources))
             if group.rank == 0:
                 stack.enter_context(held(out))
+        checkpoints = out / CHECKPOINTS if out is not None and settings.selection.trains else None
+        if checkpoints is not None:
+            settings = settings.keeping(checkpoints, resume=resume)
         prepared = prepare(model, data, settings, eval_data=eval_data, tokenizer=tokenizer)
         if condition is not None:
             check_conditions(condition, prepared.metric, timed=settings.latency)
@@ -149,12 +156,17 @@ def run_sweep(
         left = [budget for budget in settings.budgets if str(budget) not in points]
         if out is not None and not overwrite:
             group.first(partial(_refuse_foreign, out, left))
+        if checkpoints is not None:  # those that nobody goes on from
+            over = [b for b in settings.budgets if overwrite or b not in left]
+            group.first(partial(clear_budgets, checkpoints, over))
         if left:
             prepared = replace(prepared, settings=replace(prepared.settings, budgets=tuple(left)))
             for budget, result in zip(left, prepared.results(statistics), strict=True):
                 point = _point(result, fingerprint, out, budget)
                 points[point.budget] = point
                 notify(point)
+                if checkpoints is not None:
+                    group.first(partial(clear_budgets, checkpoints, [budget]))
         ordered = sorted(points.values(), key=lambda p: (p.macs, p.params), reverse=True)
         seconds = group.first(lambda: time.perf_counter() - start)
         swept = Sweep(tuple(ordered), out, seconds)

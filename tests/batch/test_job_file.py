@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 
 from fastprune.batch.job import Resources
 from fastprune.batch.jobfile import read_job_file
+from fastprune.cofi.choices import UNDER_GATES
 from fastprune.errors import BatchError
 
 
@@ -25,6 +27,7 @@ def write(zoo, tmp_path):
     return write
 
 
+OK = "model: models/first, train: train.tsv, budgets: [macs=0.5]"
 FULL = """\
 out: results
 defaults:
@@ -79,15 +82,20 @@ def test_aliases_and_merges(write):
     assert [job.options["seed"] for job in read_job_file(path).jobs] == [1, 2]
 
 
+def test_training_under_gates(write):
+    training = "epochs: 2, finetune_epochs: 0, learning_rate: 2e-4, gates: [heads], save_every: 9"
+    path = write(f"jobs: [{{{OK}, method: cofi, training: {{{training}}}}}]")
+    chosen = read_job_file(path).jobs[0].settings().gate_training
+    assert chosen.training == replace(UNDER_GATES, epochs=2, learning_rate=2e-4, save_every=9)
+    assert (chosen.finetuning, chosen.gates) == (None, ("heads",))
+
+
 def test_null_is_the_default(write):
     path = write(
         "defaults: {samples: 3, train: train.tsv, budgets: [0.5]}\n"
         "jobs: [{model: models/first, samples: null}]"
     )
     assert read_job_file(path).jobs[0].options == {}
-
-
-OK = "model: models/first, train: train.tsv, budgets: [macs=0.5]"
 
 
 @pytest.mark.parametrize(
@@ -132,6 +140,10 @@ OK = "model: models/first, train: train.tsv, budgets: [macs=0.5]"
         (f"jobs:\n- {{{OK},\n   resources: {{cpus: 0}}}}\n", 3, "cpus"),
         (f"jobs:\n- {{{OK},\n   resources: {{gpus: 1.5}}}}\n", 3, "gpus"),
         (f"jobs:\n- {{{OK},\n   resources: {{tpus: 1}}}}\n", 3, "tpus"),
+        (f"jobs:\n- {{{OK},\n   training: {{epochs: 2}}}}\n", 3, "obs does not train"),
+        (f"jobs:\n- {{{OK}, method: cofi, training: {{\n   epoch: 2}}}}\n", 3, "mean epochs"),
+        (f"jobs:\n- {{{OK}, method: cofi, training: {{\n   ramp: 2}}}}\n", 3, "ramp must be"),
+        (f"jobs:\n- {{{OK}, method: cofi,\n   training: fast}}\n", 3, "training must be keys"),
         (f"jobs:\n- {{{OK},\n   task: sst}}\n", 3, "no task 'sst'"),
         (f"jobs:\n- {{{OK}}}\n- {{{OK}}}\n", 3, "from line 2"),
         (f"jobs:\n- {{{OK},\n   name: a/b}}\n", 3, "'a/b' cannot name"),

@@ -9,10 +9,12 @@ from dataclasses import replace
 
 import pytest
 import torch
+from interruptions import counting, interrupted
 from tiny_models import tiny
 from tiny_samples import text_samples
 
 import fastprune
+from fastprune import GateTraining, Training
 from fastprune.compaction.directories import REPORT_NAME, read_report
 from fastprune.errors import FastpruneError
 from fastprune.pareto.files import held
@@ -345,3 +347,23 @@ def test_what_weights_do_not_show_counts_as_well(bert, samples, tmp_path, passes
         bert.config.layer_norm_eps = 1e-3
     with pytest.raises(FastpruneError, match="another model, data or settings"):
         swept(bert, samples, tmp_path / "out", resume=True, **given)
+
+
+def test_a_training_goes_on_where_it_was_interrupted(bert, samples, tmp_path, monkeypatch):
+    steps = Training(epochs=3, batch_size=8, learning_rate=1e-3)
+    training = GateTraining(training=steps, finetuning=replace(steps, epochs=1), gate_rate=0.5)
+    given = {"method": "cofi", "training": training, "latency": False}
+    budgets = ["params=0.6", "params=0.4"]
+    whole = fastprune.sweep(bert, samples, budgets, **given)
+    with interrupted(monkeypatch, steps=20):  # twelve are of the first budget
+        fastprune.sweep(bert, samples, budgets, out=tmp_path / "out", **given)
+    assert (tmp_path / "out" / "checkpoints").is_dir()
+    assert not (tmp_path / "out" / "checkpoints" / "params-0.6").exists()
+    with counting(monkeypatch) as taken:
+        resumed = fastprune.sweep(
+            bert, samples, budgets, out=tmp_path / "out", resume=True, **given
+        )
+    assert len(taken) == 12 - 6  # from the checkpoint of the second epoch on
+    for ours, theirs in zip(resumed.points, whole.points, strict=True):
+        assert same_weights(fastprune.load_pretrained(ours.directory), theirs.model)
+    assert not (tmp_path / "out" / "checkpoints").exists()

@@ -13,16 +13,20 @@ from yaml.nodes import Node
 from fastprune.batch.job import Job, Resources
 from fastprune.batch.jobfile.document import Document, Section
 from fastprune.budget import Budget, parse_budget
+from fastprune.cofi.options import OPTIONS as TRAINING
+from fastprune.cofi.options import gate_training
 from fastprune.data.hub import find_task
 from fastprune.errors import FastpruneError
 from fastprune.settings import Settings
 
 _HINTS = get_type_hints(Settings)
-_ELSEWHERE = ("budgets", "progress", "training")
+_ELSEWHERE = ("budgets", "progress")
 """Settings that job files have in another place, or not at all."""
 OPTIONS = tuple(f.name for f in fields(Settings) if f.name not in _ELSEWHERE)
 """Keys of a job that are passed on as they are."""
 
+_EXPONENT = re.compile(r"[+-]?\d+e[+-]?\d+", re.IGNORECASE)
+"""A number such as 2e-4, which YAML 1.1 takes for text."""
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 
 
@@ -105,6 +109,8 @@ def read_option(document: Document, key: str, node: Node) -> Any:
         if not path.is_file():
             raise document.error(node, f"{key}: there is no file {path}; check the path")
         return str(path)
+    if key == "training":
+        return _read_training(document, node)
     if key == "text_columns":
         names = value.split(",") if isinstance(value, str) else value
         if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
@@ -119,6 +125,21 @@ def read_option(document: Document, key: str, node: Node) -> Any:
     if isinstance(value, bool) and _HINTS[key] is not bool:
         raise document.error(node, f"{key} must be a number, got {value!r}")
     return value
+
+
+def _read_training(document: Document, node: Node) -> dict[str, Any]:
+    """Options of training under gates, as plain values."""
+    options: dict[str, Any] = {}
+    for key, value in document.section(node, "training", TRAINING).items():
+        option = document.value(value)
+        if isinstance(option, str) and _EXPONENT.fullmatch(option):
+            option = float(option)
+        try:
+            gate_training(**{key: option})
+        except FastpruneError as error:
+            raise document.error(value, f"training: {error}") from error
+        options[key] = option
+    return options
 
 
 def check_settings(document: Document, node: Node, given: Section, job: Job) -> None:
