@@ -89,6 +89,7 @@ def one(common: dict[str, Any], budget: str, way: dict[str, Any], out: Path) -> 
     minutes = (time.perf_counter() - start) / 60
     result.save_pretrained(out, overwrite=True)
     report = result.report
+    told = report.training and {n: v for n, v in report.training.items() if n != "history"}
     return {
         "dense": report.score.dense,
         "score": report.score.pruned,
@@ -98,7 +99,7 @@ def one(common: dict[str, Any], budget: str, way: dict[str, Any], out: Path) -> 
         "minutes": minutes,
         "processor_minutes": (time.process_time() - processor) / 60,
         "stages_s": report.timing_s,
-        "training": report.training,
+        "training": told,
         "warnings": report.warnings,
         **provenance(),
     }

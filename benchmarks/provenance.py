@@ -18,13 +18,17 @@ from fastprune.report import versions
 
 ROOT = Path(__file__).resolve().parent.parent
 
+_SOURCES = (".", ":!benchmarks/results")
+
 
 def _commit() -> str:
     if not shutil.which("git"):  # a machine that was lent may have none
         return "unknown"
-    describe = ["git", "describe", "--always", "--dirty"]
-    found = subprocess.run(describe, cwd=ROOT, capture_output=True, text=True).stdout.strip()
-    return found or "unknown"
+    describe, changed = ["describe", "--always"], ["diff", "--quiet", "HEAD", "--", *_SOURCES]
+    found = subprocess.run(["git", *describe], cwd=ROOT, capture_output=True, text=True)
+    # Results are no part of what makes them: others may have been filed just before.
+    dirty = subprocess.run(["git", *changed], cwd=ROOT, capture_output=True).returncode == 1
+    return found.stdout.strip() + "-dirty" * dirty or "unknown"
 
 
 # Asked when a program starts: by its end, the sources may be others than those it runs.

@@ -6,10 +6,10 @@ import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
+from uuid import uuid4
 
 import torch
 from torch import Tensor
-from xxhash import xxh3_64_hexdigest
 
 from fastprune.checks import check_known, is_number
 from fastprune.errors import FastpruneError
@@ -147,11 +147,17 @@ class GateTraining:
 
 
 def _described(loss: Any) -> str:
-    """By its name and, where it has any, its code: functions without a name differ in that."""
+    """By its name and a hash of what it is: code, constants, what it has closed over or holds."""
+    from datasets.fingerprint import Hasher
+
     name = getattr(loss, "__qualname__", type(loss).__qualname__)
-    code = getattr(loss, "__code__", None)
-    written = "" if code is None else f" {xxh3_64_hexdigest(code.co_code)}"
-    return f"{getattr(loss, '__module__', '')}.{name}{written}"
+    # Of functions that can be imported, a hash sees the name alone unless their code is beside it.
+    code = getattr(loss, "__code__", None) or getattr(type(loss).__call__, "__code__", None)
+    try:
+        described = Hasher.hash([loss, code])
+    except Exception:  # whatever its pickling raises: it is like no other
+        described = uuid4().hex
+    return f"{getattr(loss, '__module__', '')}.{name} {described}"
 
 
 def _check_number(name: str, value: Any, most: float | None) -> None:

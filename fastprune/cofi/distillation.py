@@ -41,26 +41,26 @@ class Distillation(nn.Module):
             where hidden states are not imitated. It is trained with the student.
     """
 
-    def __init__(self, teacher: nn.Module, task: str, choices: GateTraining, seed: int) -> None:
+    def __init__(self, teacher: nn.Module, task: str, choices: GateTraining) -> None:
         """Take a teacher.
 
         Args:
             teacher: the dense model, in evaluation mode for as long as it is asked; not changed.
             task: of the samples.
             choices: of the training.
-            seed: of everything drawn.
         """
         super().__init__()
         # Hidden from the module: checkpoints are of what learns.
         self._teacher = (teacher,)
         self._choices, self._task = choices, task
-        self._divergence = Divergence(task, seed, temperature=choices.temperature)
+        self._divergence = Divergence(task, 0, temperature=choices.temperature)
         self._depth = len(anatomy(teacher).blocks)
         self.projection: nn.Linear | None = None
         if choices.distillation == "layers":
             config: Any = teacher.config
             width = stream_width(teacher) or config.hidden_size
-            self.projection = nn.Linear(width, width)
+            dtype = next(teacher.parameters()).dtype
+            self.projection = nn.Linear(width, width, dtype=dtype)
             nn.init.eye_(self.projection.weight)
             nn.init.zeros_(self.projection.bias)
 
@@ -103,7 +103,7 @@ class Distillation(nn.Module):
         if self.projection is not None:
             kept = (hidden != 0).nonzero().flatten()
             weight = self.projection.weight.detach()[:, kept]
-            narrow = nn.Linear(len(kept), weight.shape[0], device=weight.device)
+            narrow = nn.Linear(len(kept), len(weight), device=weight.device, dtype=weight.dtype)
             narrow.weight, narrow.bias = nn.Parameter(weight), self.projection.bias
             self.projection = narrow
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -10,16 +11,19 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from fastprune import ops
-from fastprune.cofi.layout import GateLayout
+from fastprune.cofi.layout import UNITS, GateLayout
 from fastprune.cofi.values import GateValues
 from fastprune.errors import NumericalError
 
 LARGEST = math.log(100)
-"""Bound of alphas: at most one draw in about 500 goes the other way."""
+"""Bound of alphas: there one draw in 500 is closed, or one in 21 open."""
 _SLOPE = 1.2
 """Of the deterministic gate's sigmoid: 0.8 / T with T = 2/3, as in CoFi's released code."""
 _OPEN_AT_ZERO = 2 / 3 * math.log(11)
 """The logit of a gate's probability to be open where its alpha is 0: T ln(1.1 / 0.1)."""
+_NONE: Mapping[str, float] = {}
+_MARGIN = 1e-9
+"""Of a shift, for rounding."""
 _SPREAD = 0.01
 """Standard deviation of alphas around where they start."""
 
@@ -68,7 +72,7 @@ class Gates(nn.Module):
         return float(_drawn(self.alpha, noise, self.layout, self.shares).sparsity)
 
     @torch.no_grad()
-    def settled(self, shift: float = 0.0, sublayers: float | None = None) -> GateValues:
+    def settled(self, shift: float = 0.0, others: Mapping[str, float] = _NONE) -> GateValues:
         """Values without chance, on the CPU: as many of each part are 0 as are expected to be.
 
         A part is the units of a site, or the hidden dimensions; those with the smallest alphas go.
@@ -77,7 +81,7 @@ class Gates(nn.Module):
         Args:
             shift: is added to all alphas where they say how many go, and not to the values of
                 those that stay.
-            sublayers: the same for sublayers, if it is another.
+            others: the same by kind of gate (:data:`GATES`), where it is another.
 
         Raises:
             NumericalError: gates that are not finite.
@@ -88,10 +92,21 @@ class Gates(nn.Module):
         values = torch.sigmoid(_SLOPE * alpha)
         parts = values.split(self.layout.lengths), alpha.split(self.layout.lengths)
         *units, whole, hidden = (_Part(*part) for part in zip(*parts, strict=True))
-        rows = [part.without_the_least(shift) for part in units]
-        rows.append(whole.without_the_unlikely(shift if sublayers is None else sublayers))
-        rows.append(hidden.without_the_least(shift, keep=1))
+        kinds = (UNITS[site.kind] for site in self.layout.sites)
+        rows = [
+            part.without_the_least(others.get(kind, shift))
+            for part, kind in zip(units, kinds, strict=True)
+        ]
+        rows.append(whole.without_the_unlikely(others.get("sublayers", shift)))
+        rows.append(hidden.without_the_least(others.get("hidden", shift), keep=1))
         return self.layout.values(torch.cat(rows).to(self.alpha.dtype))
+
+    def first_sublayer(self) -> float:
+        """The least shift at which any sublayer is open; where these have no gates, any is."""
+        *_, whole, _ = self.alpha.detach().cpu().double().split(self.layout.lengths)
+        if not len(whole):
+            return -math.inf
+        return -float(whole.max()) - _OPEN_AT_ZERO + _MARGIN
 
     @torch.no_grad()
     def clamp_(self) -> None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from torch import nn
 
 from fastprune.data import Samples
-from fastprune.fingerprint import fingerprint, fingerprint_samples
+from fastprune.fingerprint import fingerprint_samples
 
-_FAR = 1e6
+_FAR = 1e300
 """What a checkpoint that is off its target counts less than any that is not."""
 
 
@@ -40,17 +41,19 @@ class Goal:
         value = _FAR * (1 + missing)
         return -value if self.greater_is_better else value
 
+    def without_short(self, entry: dict[str, float]) -> dict[str, float]:
+        """An entry of a record, without a score that says :meth:`short_by`."""
+        return {n: v for n, v in entry.items() if n != "score" or abs(v) < _FAR}
+
     def better(self, one: float, other: float) -> bool:
         """Whether one score is better than another."""
         return one > other if self.greater_is_better else one < other
 
-    def fingerprint(self) -> str:
-        """Of all that a training depends on."""
-        return fingerprint(
-            {
-                "samples": fingerprint_samples(self.samples),
-                "metric": self.metric,
-                "held_out": self.held_out and fingerprint_samples(self.held_out),
-                "seq_len": self.seq_len,
-            }
-        )
+    def parts(self) -> dict[str, Any]:
+        """All that a training depends on, samples by their fingerprints."""
+        return {
+            "samples": fingerprint_samples(self.samples),
+            "held-out samples": self.held_out and fingerprint_samples(self.held_out),
+            "metric": self.metric,
+            "seq_len": self.seq_len,
+        }

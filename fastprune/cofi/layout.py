@@ -10,13 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from fastprune.budget import BudgetKind, Prices, price_sites
-from fastprune.cofi.choices import GATES
 from fastprune.cofi.gating import gated_stream
 from fastprune.cofi.values import GateValues
-from fastprune.errors import UnsupportedModelError
 from fastprune.structure import Site, find_sites
 
-_UNITS = {"attention": "heads", "ffn": "filters"}
+UNITS = {"attention": "heads", "ffn": "filters"}
+"""Kinds of gates on units, by the kind of a site."""
 
 
 @dataclass(frozen=True)
@@ -44,18 +43,17 @@ class GateLayout:
 
     @classmethod
     def of(
-        cls, model: nn.Module, gates: Sequence[str] | None, kind: BudgetKind, seq_len: float
+        cls, model: nn.Module, gates: Sequence[str], kind: BudgetKind, seq_len: float
     ) -> GateLayout:
-        """The gates of ``model``, of the given kinds (:data:`GATES`), or of all that it can have.
+        """The gates of ``model``, of the given kinds (:data:`GATES`).
 
         Raises:
             UnsupportedModelError: hidden dimensions that cannot be removed.
         """
-        gates = possible_gates(model) if gates is None else gates
         sites = tuple(find_sites(model))
         return cls(
             sites=sites,
-            sizes=tuple(site.units if _UNITS[site.kind] in gates else 0 for site in sites),
+            sizes=tuple(site.units if UNITS[site.kind] in gates else 0 for site in sites),
             sublayers="sublayers" in gates,
             hidden=gated_stream(model).width if "hidden" in gates else 0,
             kind=kind,
@@ -97,15 +95,6 @@ class GateLayout:
         if values.hidden is not None:
             sites = narrowed(sites, int((values.hidden != 0).sum()))
         return price_sites(sites, self.kind, self.seq_len).of_counts(counts)
-
-
-def possible_gates(model: nn.Module) -> tuple[str, ...]:
-    """All kinds of gates that a model can have."""
-    try:
-        gated_stream(model)
-    except UnsupportedModelError:
-        return tuple(kind for kind in GATES if kind != "hidden")
-    return GATES
 
 
 def narrowed(sites: Sequence[Site], hidden: int) -> tuple[Site, ...]:

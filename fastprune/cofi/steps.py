@@ -68,3 +68,16 @@ def make_steps(
         return 1.0
 
     return optimizer, LambdaLR(optimizer, [fall, fall, *[stay] * (len(groups) - 2)])
+
+
+def trained_weights(model: nn.Module) -> list[nn.Parameter]:
+    """All that is trained of a model: what asks for gradients and is no lookup table. As in CoFi,
+    embeddings stay what they were; a head that shares their weight does so, too.
+    """
+    tables = {
+        id(weight)
+        for module in model.modules()
+        if isinstance(module, nn.Embedding)
+        for weight in module.parameters()
+    }
+    return [p for p in model.parameters() if p.requires_grad and id(p) not in tables]

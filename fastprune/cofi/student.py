@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +16,7 @@ from fastprune.data.samples import model_inputs
 from fastprune.errors import FastpruneError
 from fastprune.structure import Site
 from fastprune.structure.declaration import anatomy
+from fastprune.training.shared import save_shared_once
 
 
 class Student(nn.Module):
@@ -58,8 +58,7 @@ class Student(nn.Module):
         self._gating = (
             None if gates is None else Gating(model, sites, hidden=gates.layout.hidden > 0)
         )
-        self.register_state_dict_post_hook(_drop_aliases)
-        self.register_load_state_dict_pre_hook(_restore_aliases)
+        save_shared_once(self)
 
     def forward(self, **batch: Tensor) -> dict[str, Tensor]:
         """The loss of a batch with labels, the price of being off the target included."""
@@ -72,11 +71,17 @@ class Student(nn.Module):
             loss = self._task_loss(batch, kept)
         return {"loss": loss + self.lagrangian(sparsity).to(loss)}
 
-    def status(self) -> str:
-        """How far gates have come, in a few words."""
+    def figures(self) -> dict[str, float]:
+        """How far gates have come: the expected sparsity, its target, and the multipliers."""
         if self.gates is None or self.lagrangian is None:
-            return ""
-        return f"sparsity {self.gates.sparsity():.3f}, target {self.lagrangian.target:.3f}"
+            return {}
+        linear, square = self.lagrangian.multipliers.tolist()
+        return {
+            "sparsity": self.gates.sparsity(),
+            "target": self.lagrangian.target,
+            "l1": linear,
+            "l2": square,
+        }
 
     def _task_loss(self, batch: dict[str, Tensor], kept: dict[str, Tensor] | None) -> Tensor:
         if self.distillation is None:
@@ -87,8 +92,9 @@ class Student(nn.Module):
         layers = range(len(anatomy(self.model).blocks)) if lesson.hidden else ()
         with captured(self.model, layers, valid_tokens(batch)) as hidden:
             outputs = self.model(**inputs)
-        found = self.distillation(outputs, hidden, self._alive(kept), batch, lesson)
-        return found
+        # Some models skip layers at random in training; what has not been run imitates nothing.
+        alive = [layer for layer in self._alive(kept) if layer in hidden]
+        return self.distillation(outputs, hidden, alive, batch, lesson)
 
     def _alive(self, kept: dict[str, Tensor] | None) -> list[int]:
         """Layers that do anything."""
@@ -110,33 +116,3 @@ def _checked(loss: object) -> Tensor:
     if torch.is_grad_enabled() and not loss.requires_grad:
         raise FastpruneError("the loss given has no gradient; compute it from the model's outputs")
     return loss.reshape(())
-
-
-def _aliases(module: nn.Module) -> dict[str, str]:
-    """Further names of shared weights, and the first name of each."""
-    first: dict[int, str] = {}
-    found = {}
-    for name, parameter in module.named_parameters(remove_duplicate=False):
-        if first.setdefault(id(parameter), name) != name:
-            found[name] = first[id(parameter)]
-    return found
-
-
-def _drop_aliases(module: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
-    """Files of checkpoints refuse weights that are there twice."""
-    for name in _aliases(module):
-        del state[prefix + name]
-
-
-def _restore_aliases(module: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
-    for name, first in _aliases(module).items():
-        state[prefix + name] = state[prefix + first]
-
-
-def freeze_embeddings_(model: nn.Module) -> None:
-    """Leave lookup tables out of training: as in CoFi, embeddings stay what they were. A head that
-    shares their weight does so, too.
-    """
-    for module in model.modules():
-        if isinstance(module, nn.Embedding):
-            module.requires_grad_(False)

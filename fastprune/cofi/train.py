@@ -22,25 +22,31 @@ from fastprune.cofi.gates import Gates
 from fastprune.cofi.goal import Goal
 from fastprune.cofi.lagrangian import Lagrangian
 from fastprune.cofi.layout import GateLayout
+from fastprune.cofi.possible import all_but_one, check_hidden_gates, possible_gates
 from fastprune.cofi.start import fisher_start
-from fastprune.cofi.steps import make_steps
-from fastprune.cofi.student import Student, freeze_embeddings_
+from fastprune.cofi.steps import make_steps, trained_weights
+from fastprune.cofi.student import Student
 from fastprune.compaction import compact
-from fastprune.device import cache_off, device_of, evaluation_mode
+from fastprune.data.samples import model_inputs
+from fastprune.device import cache_off, device_of, evaluation_mode, to_device
 from fastprune.distributed import Group
 from fastprune.errors import FastpruneError
-from fastprune.fingerprint import fingerprint, fingerprint_model
+from fastprune.fingerprint import fingerprint_model
 from fastprune.report import Stopwatch
 from fastprune.structure import find_sites
 from fastprune.training.checkpoints import checkpoints_in, directory_for
 from fastprune.training.choices import Training
 from fastprune.training.loop import (
     check_trainable,
-    check_unfrozen,
     config_kept,
     make_trainer,
+    record,
     run,
+    surroundings_kept,
 )
+
+History = list[dict[str, float]]
+"""Of :func:`fastprune.training.loop.record`."""
 
 
 @dataclass(frozen=True)
@@ -74,31 +80,41 @@ class Cofi:
 
         Raises:
             FastpruneError: samples without labels, weights that are frozen, layers that are run
-                twice, or accelerate is missing.
+                twice, hidden dimensions that cannot have gates, or accelerate is missing.
         """
         check_trainable(dense, goal.samples)
-        check_unfrozen(dense)
+        if not trained_weights(dense):
+            raise FastpruneError(
+                "all weights but embeddings are frozen; unfreeze some with requires_grad_(True)"
+            )
         if any(getattr(module, "gradient_checkpointing", False) for module in dense.modules()):
             raise FastpruneError(
                 "turn gradient checkpointing off (model.gradient_checkpointing_disable()): when "
                 "layers are run again, the gates they were under are gone"
             )
         self._dense, self._goal, self._choices, self._group = dense, goal, choices, group
+        inputs = to_device(model_inputs(goal.samples.collate([0])), device_of(dense))
+        if choices.gates is None:
+            self._kinds = possible_gates(dense, inputs)
+        else:
+            self._kinds = choices.gates
+            if "hidden" in choices.gates:
+                check_hidden_gates(dense, inputs)
+        self._chosen = choices.chosen()  # before a loss of one's own has changed what it holds
 
     def check(self, budget: Budget) -> None:
         """Find out whether gates can meet a budget, before anything is trained.
 
         Raises:
             BudgetError: they cannot.
-            UnsupportedModelError: hidden dimensions that cannot have gates, or weights that several
-                parts share.
+            UnsupportedModelError: weights that several parts share.
         """
         gates = Gates(self._layout(budget))
         layout = gates.layout
         within(gates, budget.limit(layout.prices.dense))
         # Something of everything: what cannot be cut says so here.
         masks = {site.name: torch.arange(site.units) < site.units - 1 for site in layout.sites}
-        hidden = torch.arange(layout.hidden) < layout.hidden - 1 if layout.hidden else None
+        hidden = all_but_one(layout.hidden) if layout.hidden else None
         compact(self._dense, masks, layout.sites, hidden=hidden)
 
     def train(self, budget: Budget, watch: Stopwatch) -> Trained:
@@ -112,33 +128,36 @@ class Cofi:
             FastpruneError: anything the user can mend, in one line.
         """
         dense, layout = self._dense, self._layout(budget)
-        gates = self._gates(layout, watch)
         cost = budget.limit(layout.prices.dense)
         target = 1 - cost / layout.prices.dense
-        model = copy.deepcopy(dense)
         with ExitStack() as stack:
+            stack.enter_context(surroundings_kept(device_of(dense)))
             stack.enter_context(evaluation_mode(dense))
             stack.enter_context(cache_off(dense))
+            gates, model = self._gates(layout, watch), copy.deepcopy(dense)
             directory = stack.enter_context(
                 directory_for(budget, self._choices.checkpoints, self._group)
             )
             distillation = self._distillation()
             with watch.stage("search"):
-                self._under_gates(model, gates, distillation, cost, target, directory / "gates")
+                first = self._under_gates(
+                    model, gates, distillation, cost, target, directory / "gates"
+                )
             with watch.stage("compact"):
                 values = within(gates, cost)
                 model = compact_gated(model, layout.sites, values)
                 if distillation is not None and values.hidden is not None:
                     distillation.narrow_(values.hidden)
             with watch.stage("tune"):
-                self._finetune(model, distillation, directory / "finetuning")
+                then = self._finetune(model, distillation, directory / "finetuning")
+        history = {"gates": first, "finetuning": then}
         self._restore_flags(model)
         masks = {name: mask.float() for name, mask in values.kept(layout.sites).items()}
         hidden = None if values.hidden is None else (values.hidden != 0).float()
-        return Trained(model, masks, hidden, self._record(gates, target))
+        return Trained(model, masks, hidden, self._record(gates, target, history))
 
     def _layout(self, budget: Budget) -> GateLayout:
-        return GateLayout.of(self._dense, self._choices.gates, budget.kind, self._goal.seq_len)
+        return GateLayout.of(self._dense, self._kinds, budget.kind, self._goal.seq_len)
 
     def _gates(self, layout: GateLayout, watch: Stopwatch) -> Gates:
         training, start = self._choices.training, None
@@ -155,7 +174,7 @@ class Cofi:
         cost: float,
         target: float,
         directory: Path,
-    ) -> None:
+    ) -> History:
         choices, sites = self._choices, gates.layout.sites
         ramp = round(choices.ramp * self._steps(choices.training))
         student = Student(
@@ -173,25 +192,26 @@ class Cofi:
                 return self._goal.short_by(missing)
             return self._score(compact_gated(model, sites, within(gates, cost)))
 
-        self._run(student, choices.training, directory, score, "train under gates")
+        _, history = self._run(student, choices.training, directory, score, "train under gates")
+        return [self._goal.without_short(entry) for entry in history]
 
     def _finetune(
         self, model: nn.Module, distillation: Distillation | None, directory: Path
-    ) -> None:
+    ) -> History:
         training = self._choices.finetuning
-        if training is None:
-            return
+        if training is None or not trained_weights(model):
+            return []
         student = Student(
             model, find_sites(model), distillation=distillation, loss=self._choices.loss
         )
         score = partial(self._score, model)
         if self._goal.score is None:
-            self._run(student, training, directory, score, "fine-tune")
-            return
+            return self._run(student, training, directory, score, "fine-tune")[1]
         before, weights = score(), copy.deepcopy(model.state_dict())
-        best = self._run(student, training, directory, score, "fine-tune")
+        best, history = self._run(student, training, directory, score, "fine-tune")
         if best is not None and self._goal.better(before, best):
             model.load_state_dict(weights)
+        return history
 
     def _run(
         self,
@@ -200,11 +220,17 @@ class Cofi:
         directory: Path,
         score: Callable[[], float],
         label: str,
-    ) -> float | None:
-        """Train a student, from its last checkpoint on where there is one; the best score."""
+    ) -> tuple[float | None, History]:
+        """Train a student, from its last checkpoint on where there is one.
+
+        Returns:
+            The best score, and the record.
+        """
         goal, choices, gates = self._goal, self._choices, student.gates
         student.to(device_of(self._dense))
-        freeze_embeddings_(student.model)
+        learning = {id(weight) for weight in trained_weights(student.model)}
+        for weight in student.model.parameters():
+            weight.requires_grad_(id(weight) in learning)
         lagrangian = student.lagrangian
         apart = {id(p) for part in (gates, lagrangian) if part for p in part.parameters()}
         optimizer, schedule = make_steps(
@@ -216,7 +242,7 @@ class Cofi:
             gate_rate=choices.gate_rate,
             steps=self._steps(training),
         )
-        of_what = self._fingerprint(student)
+        of_what = self._of_what(student)
         with ExitStack() as stack:
             last = stack.enter_context(
                 checkpoints_in(directory, of_what, resume=choices.resume, group=self._group)
@@ -233,20 +259,17 @@ class Cofi:
                 score=None if goal.score is None else score,
                 greater_is_better=goal.greater_is_better,
                 label=label,
-                status=student.status,
+                figures=student.figures,
             )
             run(trainer, directory, last)
-            best: float | None = trainer.state.best_metric
-            return best
+            return trainer.state.best_metric, record(trainer)
 
     def _distillation(self) -> Distillation | None:
         choices = self._choices
         if choices.distillation == "none":
             return None
         task = self._goal.samples.task
-        return Distillation(self._dense, task, choices, choices.training.seed).to(
-            device_of(self._dense)
-        )
+        return Distillation(self._dense, task, choices).to(device_of(self._dense))
 
     def _steps(self, training: Training) -> int:
         return training.steps(len(self._goal.samples), self._group.size)
@@ -262,24 +285,23 @@ class Cofi:
 
         return self._group.first(scored)
 
-    def _fingerprint(self, student: Student) -> str:
-        """Of all that checkpoints depend on."""
-        return fingerprint(
-            {
-                "model": fingerprint_model(student.model),
-                "goal": self._goal.fingerprint(),
-                "training": self._choices.chosen(),
-                "kind": None if student.gates is None else student.gates.layout.kind,
-                "target": None if student.lagrangian is None else student.lagrangian.aim,
-                "processes": self._group.size,
-            }
-        )
-
-    def _record(self, gates: Gates, target: float) -> dict[str, Any]:
+    def _of_what(self, student: Student) -> dict[str, Any]:
+        """All that checkpoints depend on."""
         return {
-            **self._choices.chosen(),
+            "model": fingerprint_model(student.model),
+            **self._goal.parts(),
+            **self._chosen,
+            "kind of budget": None if student.gates is None else student.gates.layout.kind,
+            "target": None if student.lagrangian is None else student.lagrangian.aim,
+            "processes": self._group.size,
+        }
+
+    def _record(self, gates: Gates, target: float, history: dict[str, History]) -> dict[str, Any]:
+        return {
+            **self._chosen,
             "samples": len(self._goal.samples),
             "sparsity": {"target": target, "expected": gates.sparsity()},
+            "history": history,
         }
 
     def _restore_flags(self, model: nn.Module) -> None:

@@ -9,14 +9,14 @@ import shutil
 import tempfile
 import warnings
 import zipfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
-from fastprune.atomic import locked
+from fastprune.atomic import atomic_file, locked
 from fastprune.budget import Budget
 from fastprune.compaction.directories import budget_directory
 from fastprune.distributed.group import ALONE, Group
@@ -24,6 +24,8 @@ from fastprune.errors import CheckpointError
 
 _RECORD = "training.json"
 """What the checkpoints beside it are of."""
+_SHORT = 24
+"""Characters of a value that is repeated in messages."""
 _NAME = re.compile(r"checkpoint-(\d+)")
 _STATES = ("optimizer.pt", "scheduler.pt")
 """Besides weights and the random states of all processes: what an exact continuation needs."""
@@ -53,7 +55,7 @@ def directory_for(
 
 @contextmanager
 def checkpoints_in(
-    directory: Path, fingerprint: str, *, resume: bool, group: Group = ALONE
+    directory: Path, of_what: Mapping[str, Any], *, resume: bool, group: Group = ALONE
 ) -> Iterator[Path | None]:
     """Keep a directory for the checkpoints of a training, or take up the one that is there.
 
@@ -62,7 +64,7 @@ def checkpoints_in(
 
     Args:
         directory: of checkpoints.
-        fingerprint: of all that the training depends on.
+        of_what: all that the training depends on, by name: plain values, or fingerprints.
         resume: go on with what an interrupted training has left.
         group: the processes that train.
 
@@ -78,7 +80,7 @@ def checkpoints_in(
 
         def take() -> Path | None:
             stack.enter_context(locked(directory, "another training"))
-            return _claim(directory, fingerprint, resume=resume, processes=group.size)
+            return _claim(directory, _flat(of_what), resume=resume, processes=group.size)
 
         last = group.first(take)
         try:
@@ -94,14 +96,35 @@ def clear_budgets(directory: Path, budgets: Iterable[Budget]) -> None:
     for budget in budgets:
         kept = budget_directory(directory, budget)
         for record in kept.glob(f"*/{_RECORD}"):
-            shutil.rmtree(record.parent, ignore_errors=True)
+            _clear(record.parent)
         with suppress(OSError):  # other files are not ours
             kept.rmdir()
     with suppress(OSError):
         directory.rmdir()
 
 
-def _claim(directory: Path, fingerprint: str, *, resume: bool, processes: int) -> Path | None:
+def _clear(directory: Path) -> None:
+    """Remove checkpoints, unless somebody is at work on them."""
+    with suppress(CheckpointError), locked(directory, "another training"):
+        for checkpoint in _checkpoints(directory):
+            shutil.rmtree(checkpoint, ignore_errors=True)
+        (directory / _RECORD).unlink(missing_ok=True)
+
+
+def _flat(values: Mapping[str, Any]) -> dict[str, str]:
+    """Values by their names, those of mappings by both names."""
+    found: dict[str, str] = {}
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            found |= {f"{name}.{inner}": text for inner, text in _flat(value).items()}
+        else:
+            found[name] = str(value)
+    return found
+
+
+def _claim(
+    directory: Path, of_what: dict[str, str], *, resume: bool, processes: int
+) -> Path | None:
     record, last = directory / _RECORD, None
     if directory.is_dir() and any(directory.iterdir()) and not record.is_file():
         raise CheckpointError(
@@ -111,18 +134,20 @@ def _claim(directory: Path, fingerprint: str, *, resume: bool, processes: int) -
     if found := _checkpoints(directory):
         if not resume:
             raise CheckpointError(
-                f"{directory} holds checkpoints of a training that was interrupted; go on with it "
-                "(--resume; in Python resume=True), or remove the directory"
+                f"{directory} holds checkpoints of an earlier training; go on with it, or take "
+                "what it has come to (--resume; in Python resume=True), or remove the directory"
             )
-        if _read(record) != fingerprint:
+        if differences := _differences(_read(record), of_what):
             raise CheckpointError(
-                f"the checkpoints in {directory} are of another model, other data or other "
-                "settings; repeat those, or remove the directory"
+                f"the checkpoints in {directory} are of another training: {differences}; repeat "
+                "that one, or remove the directory"
             )
         last = _last_whole(found, processes)
+        if last is not None:
+            _keep_best_beside(last)
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        record.write_text(fingerprint, encoding="utf-8")
+        record.write_text(json.dumps(of_what), encoding="utf-8")
     except OSError as error:
         raise CheckpointError(
             f"cannot write {directory}: {error}; choose a writable directory"
@@ -181,8 +206,30 @@ def _is_whole(checkpoint: Path, processes: int) -> bool:
     return bool(weights and _state(checkpoint))
 
 
-def _read(record: Path) -> str:
+def _keep_best_beside(checkpoint: Path) -> None:
+    """The Trainer notes where the best checkpoint was; it is where its directory is now."""
+    state = _state(checkpoint)
+    best = state.get("best_model_checkpoint")
+    if best is not None:
+        state["best_model_checkpoint"] = str(checkpoint.parent / Path(best).name)
+        with atomic_file(checkpoint / "trainer_state.json") as path:
+            path.write_text(json.dumps(state, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def _differences(then: Mapping[str, str], now: Mapping[str, str]) -> str:
+    """What differs, in words; of long texts, such as fingerprints, the names alone."""
+    found = []
+    for name in dict.fromkeys([*now, *then]):
+        before, after = then.get(name, "unknown"), now.get(name, "unknown")
+        if before != after:
+            short = max(len(before), len(after)) <= _SHORT
+            found.append(f"{name} was {before} and is {after}" if short else f"another {name}")
+    return ", ".join(found)
+
+
+def _read(record: Path) -> dict[str, str]:
     try:
-        return record.read_text(encoding="utf-8")
+        found = json.loads(record.read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        return ""
+        found = None
+    return found if isinstance(found, dict) else {}

@@ -22,7 +22,7 @@ from fastprune.device import cache_off, device_of, full_precision, resolve_dtype
 from fastprune.errors import DataError
 from fastprune.evaluation import evaluate, resolve_metric
 from fastprune.evaluation.metrics import LOWER_IS_BETTER
-from fastprune.fingerprint import fingerprint, fingerprint_model, fingerprint_samples
+from fastprune.fingerprint import fingerprint_model, fingerprint_samples
 from fastprune.inputs import Reader, check_weights, load_model, load_tokenizer
 from fastprune.merging.reduction import refuse_reduced
 from fastprune.report import versions
@@ -34,6 +34,7 @@ from fastprune.training.loop import (
     check_unfrozen,
     make_trainer,
     run,
+    surroundings_kept,
 )
 
 
@@ -145,9 +146,10 @@ def finetune(
         "metric": score.name,
         "training": {**asdict(training), "progress": None},
     }
-    with checkpoints_in(checkpoints, fingerprint(of_what), resume=resume) as last:
+    with checkpoints_in(checkpoints, of_what, resume=resume) as last:
         before, start = score(), time.perf_counter()
-        with cache_off(trained), full_precision(trained):
+        surroundings = surroundings_kept(device_of(trained))
+        with cache_off(trained), full_precision(trained), surroundings:
             trainer = make_trainer(
                 trained,
                 learned_from,

@@ -6,13 +6,17 @@ pruning alone does without.
 
 from __future__ import annotations
 
+import math
+import os
+import random
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
 from torch import nn
@@ -21,11 +25,16 @@ from torch.optim.lr_scheduler import LambdaLR
 from fastprune.data import Samples
 from fastprune.data.fitting import check_labels
 from fastprune.device import device_of
+from fastprune.distributed import current_group
 from fastprune.errors import CheckpointError, DataError, FastpruneError, NumericalError
 from fastprune.progress import progress_bar
 from fastprune.training.choices import Training
 from fastprune.training.order import ByLength
 
+_RECORDED = 50
+"""How many times in the course of a training its loss is recorded, about."""
+_ENDING, _UNTOLD = {"train_runtime"}, ("grad_norm", "learning_rate")
+"""What the record is not of: the entry that has the first, and keys."""
 _DIVERGED = "training does not stay finite; use a smaller learning rate, or --dtype float32"
 
 
@@ -73,7 +82,7 @@ def make_trainer(
     score: Callable[[], float] | None = None,
     greater_is_better: bool = True,
     label: str = "train",
-    status: Callable[[], str] = lambda: "",
+    figures: Callable[[], Mapping[str, float]] = dict,
 ) -> Any:
     """A Trainer for a model that returns its loss.
 
@@ -88,7 +97,8 @@ def make_trainer(
             checkpoint is what comes out. None = the last one.
         greater_is_better: of scores.
         label: of the bar.
-        status: what is said behind it, after every step.
+        figures: of the model as it stands, by name: shown behind the bar, and part of the record
+            (:func:`record`).
 
     Raises:
         FastpruneError: a model on a GPU that the Trainer would not train on.
@@ -108,6 +118,12 @@ def make_trainer(
             )
             return metrics
 
+        def log(self, logs: dict[str, float], *given: Any, **named: Any) -> None:
+            # float16 has losses that do not count: they make the scaler of gradients smaller.
+            if training.dtype != torch.float16 and not math.isfinite(logs.get("loss", 0.0)):
+                raise NumericalError(_DIVERGED)
+            super().log({**logs, **figures()}, *given, **named)
+
         def _get_train_sampler(self, *given: Any) -> Any:
             if not training.group_by_length:
                 return super()._get_train_sampler(*given)
@@ -118,8 +134,10 @@ def make_trainer(
             return order
 
     device = device_of(model)
-    steps = training.steps(len(samples))
+    steps = training.steps(len(samples), current_group().size)
     when = "epoch" if training.save_every is None else "steps"
+    # Or it would decide where neither of the two below is asked for.
+    os.environ.pop("ACCELERATE_MIXED_PRECISION", None)
     arguments = TrainingArguments(
         output_dir=str(directory),
         num_train_epochs=training.epochs,
@@ -138,7 +156,9 @@ def make_trainer(
         load_best_model_at_end=score is not None,
         metric_for_best_model=None if score is None else "eval_score",
         greater_is_better=None if score is None else greater_is_better,
-        logging_strategy="no",
+        logging_strategy="steps",
+        logging_steps=max(1, steps // _RECORDED),
+        logging_nan_inf_filter=False,
         seed=training.seed,
         data_seed=training.seed,
         bf16=training.dtype == torch.bfloat16,
@@ -167,7 +187,7 @@ def make_trainer(
         eval_dataset=None if score is None else range(1),
         data_collator=lambda positions: batch_inputs(samples, positions),
         optimizers=(optimizer, schedule),
-        callbacks=[_watcher(training.progress, label, status)],
+        callbacks=[_watcher(training.progress, label, figures)],
     )
     # Losses are means of batches, whatever the model could make of a count of all labels.
     trainer.model_accepts_loss_kwargs = False
@@ -189,6 +209,12 @@ def run(trainer: Any, directory: Path, last: Path | None, *, diverged: str = _DI
         CheckpointError: a checkpoint that cannot be written.
         NumericalError: weights or scores that are not finite; checkpoints are removed.
     """
+    from transformers import set_seed
+
+    rank = trainer.args.process_index
+    if last is None and rank > 0:
+        # The Trainer has seeds that are alike everywhere; what is drawn should not be.
+        set_seed(trainer.args.seed + rank)
     try:
         trainer.train(resume_from_checkpoint=None if last is None else str(last))
         check_finite(trainer.model)
@@ -201,9 +227,47 @@ def run(trainer: Any, directory: Path, last: Path | None, *, diverged: str = _DI
         if not writing and "inline_container" not in str(error):
             raise
         raise CheckpointError(
-            f"cannot write a checkpoint to {directory} ({str(error).splitlines()[0]}); make room "
-            "and go on with --resume"
+            f"cannot write a checkpoint to {directory} ({str(error).splitlines()[0]}); make room, "
+            "and where checkpoints are kept go on with --resume"
         ) from error
+
+
+def record(trainer: Any) -> list[dict[str, float]]:
+    """What was noted in the course of a training, of a resumed one from its start: by step, the
+    mean loss since the one before, figures, and scores of checkpoints.
+    """
+    noted: dict[int, dict[str, float]] = {}
+    for entry in trainer.state.log_history:
+        if not _ENDING & entry.keys():
+            told = {n.removeprefix("eval_"): v for n, v in entry.items() if n not in _UNTOLD}
+            noted.setdefault(entry["step"], {"step": entry["step"]}).update(told)
+    return list(noted.values())
+
+
+@contextmanager
+def surroundings_kept(device: torch.device) -> Iterator[None]:
+    """Within the block the Trainer may seed what it likes, and gradients are on whatever the
+    caller's own code has switched; afterwards all is as it was.
+
+    Args:
+        device: that is trained on.
+    """
+    precision = os.environ.get("ACCELERATE_MIXED_PRECISION")
+    python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002
+    devices = [device] if device.type == "cuda" else []
+    try:
+        with (
+            torch.random.fork_rng(devices),
+            torch.inference_mode(False),
+            torch.enable_grad(),
+        ):
+            yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)  # noqa: NPY002
+        os.environ.pop("ACCELERATE_MIXED_PRECISION", None)
+        if precision is not None:
+            os.environ["ACCELERATE_MIXED_PRECISION"] = precision
 
 
 @contextmanager
@@ -241,7 +305,7 @@ def _told_epochs(order: ByLength) -> Any:
     return Told()
 
 
-def _watcher(progress: bool, label: str, status: Callable[[], str]) -> Any:
+def _watcher(progress: bool, label: str, figures: Callable[[], Mapping[str, float]]) -> Any:
     from transformers import TrainerCallback
 
     class Watcher(TrainerCallback):
@@ -254,7 +318,8 @@ def _watcher(progress: bool, label: str, status: Callable[[], str]) -> Any:
 
         def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             if not self._bar.disable:
-                self._bar.set_postfix_str(status(), refresh=False)
+                shown = ", ".join(f"{name} {value:.3f}" for name, value in figures().items())
+                self._bar.set_postfix_str(shown, refresh=False)
             self._bar.update(state.global_step - self._bar.n)
             # transformers 4 saves an end that is between two evaluations, but does not score it.
             if state.global_step >= state.max_steps and args.eval_strategy.value == "steps":

@@ -18,12 +18,13 @@ from fastprune.checks import check_known
 from fastprune.data import Samples
 from fastprune.device import (
     cache_off,
+    device_of,
     evaluation_mode,
     frozen,
     full_precision,
     resolve_dtype,
 )
-from fastprune.fingerprint import fingerprint, fingerprint_model, fingerprint_samples
+from fastprune.fingerprint import fingerprint_model, fingerprint_samples
 from fastprune.inputs import Reader, check_prunable, load_model, load_tokenizer
 from fastprune.report import versions
 from fastprune.spp.inclusion import Inclusion, MaskedLoss
@@ -33,7 +34,13 @@ from fastprune.spp.saved import SearchedPath
 from fastprune.structure import GRANULARITIES, Site
 from fastprune.training.checkpoints import checkpoints_in
 from fastprune.training.choices import Training
-from fastprune.training.loop import check_trainable, config_kept, make_trainer, run
+from fastprune.training.loop import (
+    check_trainable,
+    config_kept,
+    make_trainer,
+    run,
+    surroundings_kept,
+)
 
 _CURVATURE_SAMPLES = 512
 """That tell how the loss bends, and so how long steps may be."""
@@ -118,9 +125,10 @@ def search_path(
         "training": {**asdict(training), "progress": None},
     }
     with ExitStack() as stack:
-        last = stack.enter_context(checkpoints_in(checkpoints, fingerprint(of_what), resume=resume))
+        last = stack.enter_context(checkpoints_in(checkpoints, of_what, resume=resume))
         for state in (full_precision, evaluation_mode, cache_off, frozen, config_kept):
             stack.enter_context(state(dense))
+        stack.enter_context(surroundings_kept(device_of(dense)))
         masks, steps = _prepare(dense, sites, learned_from, training)
         trainer = make_trainer(masks, learned_from, training, checkpoints, optimizer=steps)
         run(trainer, checkpoints, last, diverged=_DIVERGED)

@@ -9,12 +9,19 @@ from tiny_models import tiny
 from torch import Tensor
 
 from fastprune.cofi.layout import GateLayout
+from fastprune.cofi.possible import possible_gates
 from fastprune.cofi.values import GateValues
 from fastprune.structure import find_sites
+from fastprune.structure.inputs import dummy_inputs
+
+
+def gates_of(model: Any) -> tuple[str, ...]:
+    """All that it can have."""
+    return possible_gates(model, dummy_inputs(model))
 
 
 def layout(model: Any, *gates: str, kind: Any = "params") -> GateLayout:
-    return GateLayout.of(model, gates or None, kind, 10.0)
+    return GateLayout.of(model, gates or gates_of(model), kind, 10.0)
 
 
 def fractional(count: int, closed: float, generator: torch.Generator) -> Tensor:

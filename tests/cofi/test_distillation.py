@@ -18,7 +18,7 @@ from fastprune.data.samples import model_inputs
 
 
 def distillation(model: Any, task: str = "classification", **choices: Any) -> Distillation:
-    return Distillation(model, task, GateTraining(**choices), seed=0)
+    return Distillation(model, task, GateTraining(**choices))
 
 
 def batch_of(samples: Samples) -> dict[str, Tensor]:

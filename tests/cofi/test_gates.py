@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from gated_models import layout
+from gated_models import gates_of, layout
 from tiny_models import tiny
 
 from fastprune.budget import price_sites
@@ -14,7 +14,7 @@ from fastprune.cofi.budgets import within
 from fastprune.cofi.choices import GATES
 from fastprune.cofi.folding import compact_gated
 from fastprune.cofi.gates import LARGEST, Gates
-from fastprune.cofi.layout import GateLayout, possible_gates
+from fastprune.cofi.layout import GateLayout
 from fastprune.errors import BudgetError, UnsupportedModelError
 from fastprune.structure import find_sites
 
@@ -126,20 +126,28 @@ def test_sublayers_settle_where_they_are_likelier() -> None:
     assert [bool(v) for v in values] == [True, True, False, True, False, True]
 
 
+@pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("kind", ["params", "macs"])
 @pytest.mark.parametrize("share", [0.7, 0.4, 0.2, 0.1])
 @pytest.mark.parametrize("family", ["bert", "gpt2", "llama"])
-def test_budgets_are_kept_and_used_up(family: str, share: float, kind: str) -> None:
+def test_budgets_are_kept_and_used_up(family: str, share: float, kind: str, seed: int) -> None:
     model = tiny(family)
-    gates = random_gates(layout(model, kind=kind))
+    gates = random_gates(layout(model, kind=kind), seed)
     dense = gates.layout.prices.dense
     values = within(gates, share * dense)
     small = compact_gated(model, gates.layout.sites, values)
     left = price_sites(find_sites(small), kind, 10.0).dense if find_sites(small) else 0.0
     assert left == pytest.approx(gates.layout.cost(values))
     assert left <= share * dense
-    # A head or a hidden dimension more would be too much; whole sublayers play no part.
-    assert left >= (share - 0.05) * dense
+    # Any unit of a sublayer that is there, or any hidden dimension, would be too much.
+    assert values.hidden is not None
+    open_sites = [name for name, z in values.sublayers.items() if z]
+    for row in (values.hidden, *(values.units[name] for name in open_sites)):
+        closed = (row == 0).nonzero().flatten()
+        if len(closed):
+            row[closed[0]] = 1
+            assert gates.layout.cost(values) > share * dense
+            row[closed[0]] = 0
 
 
 def test_without_sublayers_budgets_are_met_to_a_few_units() -> None:
@@ -161,13 +169,13 @@ def test_what_the_gates_think_of_each_other_stays() -> None:
 
 def test_impossible_budgets_name_the_least() -> None:
     gates = random_gates(layout(tiny("bert"), "hidden"))
-    with pytest.raises(BudgetError, match="at least"):
+    with pytest.raises(BudgetError, match="is the least that is left"):
         within(gates, 1.0)
 
 
 def test_models_have_the_gates_they_can() -> None:
-    assert possible_gates(tiny("bert")) == GATES
-    assert possible_gates(tiny("vit")) == ("sublayers", "heads", "filters")
+    assert gates_of(tiny("bert")) == GATES
+    assert gates_of(tiny("vit")) == ("sublayers", "heads", "filters")
     assert layout(tiny("vit")).hidden == 0
     with pytest.raises(UnsupportedModelError, match="not declared"):
         layout(tiny("vit"), "hidden")

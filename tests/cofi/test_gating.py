@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from gated_models import arbitrary, tiny_float
+from gated_models import arbitrary, gates_of, tiny_float
 from kept_norms import renormalised
 from tiny_models import FAMILIES, WITH_STREAM, tiny
 from torch import Tensor
@@ -18,7 +18,6 @@ from transformers.pytorch_utils import Conv1D
 from fastprune import load_pretrained, save_pretrained
 from fastprune.cofi.folding import compact_gated
 from fastprune.cofi.gating import Gating
-from fastprune.cofi.layout import possible_gates
 from fastprune.cofi.values import GateValues
 from fastprune.errors import UnsupportedModelError
 from fastprune.structure import find_sites, masked
@@ -181,7 +180,7 @@ def test_heads_that_share_a_weight_and_read_no_norm_cannot_have_hidden_gates() -
     """The embeddings' weight would take gates up, and hand them on to the head a second time."""
     model = tiny("opt", _remove_final_layer_norm=True)
     assert residual_stream(model).tied
-    assert possible_gates(model) == ("sublayers", "heads", "filters")
+    assert gates_of(model) == ("sublayers", "heads", "filters")
     with pytest.raises(UnsupportedModelError, match="untie"):
         Gating(model, find_sites(model), hidden=True)
     untied = tiny("opt", _remove_final_layer_norm=True, tie_word_embeddings=False)
@@ -208,7 +207,7 @@ def test_norms_that_layers_share_take_up_gates_once(shared: str) -> None:
 
 def test_norms_without_weights_cannot_take_up_gates() -> None:
     model = tiny("opt", layer_norm_elementwise_affine=False)
-    assert possible_gates(model) == ("sublayers", "heads", "filters")
+    assert gates_of(model) == ("sublayers", "heads", "filters")
 
 
 def test_open_gates_change_nothing() -> None:

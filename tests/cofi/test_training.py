@@ -3,25 +3,30 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from click.testing import CliRunner
+from gated_models import layout as layout_of
 from gated_models import tiny_float
 from interruptions import counting, interrupted, stopping
 from tiny_models import tiny
 from tiny_samples import image_samples, samples_for, text_samples
+from torch.nn import functional
+from transformers import BertForSequenceClassification
 
 import fastprune
 from fastprune import GateTraining, Training, prune
 from fastprune.atomic import locked
 from fastprune.cli import main
+from fastprune.cofi.distillation import Distillation
 from fastprune.cofi.gates import LARGEST, Gates
 from fastprune.cofi.lagrangian import Lagrangian
-from fastprune.cofi.layout import GateLayout
 from fastprune.cofi.start import fisher_start
 from fastprune.cofi.student import Student
 from fastprune.data import Samples
@@ -36,6 +41,7 @@ from fastprune.errors import (
 )
 from fastprune.structure import layer_units
 from fastprune.structure.stream import stream_width
+from fastprune.training.loop import batch_inputs
 
 STEPS = Training(epochs=3, batch_size=4, learning_rate=1e-3, group_by_length=True)
 SHORT = GateTraining(training=STEPS, finetuning=replace(STEPS, epochs=1), gate_rate=0.5, ramp=0.3)
@@ -104,28 +110,43 @@ def test_any_kind_of_gate_alone(gates: str, samples: Samples) -> None:
     assert result.report.params.kept <= 0.9
 
 
-@pytest.mark.parametrize("distillation", ["layers", "prediction", "none"])
-def test_a_model_learns_to_do_with_less(distillation: str, samples: Samples) -> None:
-    """More than chance after training, and more than what is cut without any."""
-    steps = Training(epochs=40, batch_size=8, learning_rate=3e-3, group_by_length=True)
-    training = GateTraining(
-        training=steps,
-        finetuning=replace(steps, epochs=20),
-        distillation=distillation,
-        gate_rate=0.15,
-    )
+@pytest.fixture(scope="module")
+def taught() -> tuple[Any, Samples]:
+    """A model that tells high numbers of tokens from low ones, and sentences of either."""
+    data = text_samples("classification", 32)
+    assert data.labels is not None
+    features = [
+        {**sample, "input_ids": [4 + token % 26 + 26 * label for token in sample["input_ids"]]}
+        for sample, label in zip(data.features, data.labels.tolist(), strict=True)
+    ]
+    data = replace(data, features=features)
+    torch.manual_seed(0)
     model = tiny_float("bert")
-    labels = logits_of_all(model, samples).argmax(-1)
-    data = replace(samples, labels=labels)
+    steps = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    for _ in range(40):
+        model(**batch_inputs(data, list(range(32)))).loss.backward()
+        steps.step()
+        steps.zero_grad()
+    return model, data
+
+
+@pytest.mark.parametrize("distillation", ["layers", "prediction", "none"])
+def test_a_model_learns_to_do_with_less(distillation: str, taught: tuple[Any, Samples]) -> None:
+    """What is cut as far without training is about as good as chance."""
+    model, data = taught
+    steps = Training(
+        epochs=30, batch_size=8, learning_rate=3e-3, save_every=15, group_by_length=True
+    )
+    training = GateTraining(
+        training=steps, finetuning=steps, distillation=distillation, gate_rate=0.15
+    )
     found = trained(model, data, "params=0.5", eval_data=data, training=training)
     assert found.report.training["sparsity"]["expected"] > 0.49
     assert not found.report.warnings
-    assert found.report.score.pruned > 0.85
-
-
-def logits_of_all(model: Any, samples: Samples) -> torch.Tensor:
-    with torch.no_grad():
-        return model(**model_inputs(samples.collate(range(len(samples))))).logits
+    assert found.report.score.dense == 1
+    assert found.report.score.pruned > 0.9
+    cut = fastprune.compact(model, found.masks, hidden=found.hidden)
+    assert fastprune.evaluate(cut, data) < 0.75
 
 
 def test_a_loss_of_ones_own(samples: Samples) -> None:
@@ -187,7 +208,7 @@ def test_checkpoints_of_other_choices_are_refused(samples: Samples, tmp_path: Pa
     trained(model, samples, training=kept)
     with pytest.raises(CheckpointError, match="resume"):
         trained(model, samples, training=kept)
-    with pytest.raises(CheckpointError, match="other settings"):
+    with pytest.raises(CheckpointError, match=r"gate_rate was 0\.5 and is 0\.4;"):
         trained(model, samples, training=replace(kept, resume=True, gate_rate=0.4))
 
 
@@ -202,8 +223,7 @@ def test_the_best_checkpoint_that_is_small_enough_is_taken(
         return float(len(asked) == 3)
 
     monkeypatch.setattr("fastprune.evaluation.scorer.evaluate", dictated)
-    sparse = iter([0.1, 0.2, 0.595, 0.6, 0.6, 0.6, *[0.6] * 20])
-    monkeypatch.setattr("fastprune.cofi.gates.Gates.sparsity", lambda self: next(sparse))
+    sparse = {2: 0.1, 4: 0.2, 6: 0.595}
     training = replace(SHORT, training=replace(STEPS, save_every=2), finetuning=None)
     states = []
     load = torch.nn.Module.load_state_dict
@@ -213,7 +233,9 @@ def test_the_best_checkpoint_that_is_small_enough_is_taken(
         return load(self, state, *args, **kwargs)
 
     monkeypatch.setattr(torch.nn.Module, "load_state_dict", loading)
-    trained(tiny_float("bert"), samples, eval_data=samples, training=training)
+    with counting(monkeypatch) as steps:
+        monkeypatch.setattr(Gates, "sparsity", lambda self: sparse.get(len(steps), 0.6))
+        trained(tiny_float("bert"), samples, eval_data=samples, training=training)
     # Dense, then the third to the sixth checkpoint (of steps 6 to 12), then what came out.
     assert len(asked) == 6
     assert states == [8]
@@ -246,12 +268,83 @@ def test_falling_short_is_said(samples: Samples) -> None:
     assert "train longer" in warning
 
 
-def test_the_bar_tells_how_far_gates_have_come(samples: Samples) -> None:
+def test_figures_tell_how_far_gates_have_come(samples: Samples) -> None:
     model = tiny_float("bert")
-    layout = GateLayout.of(model, None, "params", 10.0)
+    layout = layout_of(model)
     student = Student(model, layout.sites, gates=Gates(layout), lagrangian=Lagrangian(0.8, ramp=4))
-    assert student.status() == f"sparsity {student.gates.sparsity():.3f}, target 0.200"
-    assert Student(model, layout.sites).status() == ""
+    figures = student.figures()
+    assert figures == {
+        "sparsity": student.gates.sparsity(),
+        "target": pytest.approx(0.2),
+        "l1": 0,
+        "l2": 0,
+    }
+    assert Student(model, layout.sites).figures() == {}
+
+
+def test_its_course_is_told(samples: Samples) -> None:
+    training = replace(SHORT, training=replace(STEPS, save_every=6))
+    result = trained(tiny_float("bert"), samples, eval_data=samples, training=training)
+    history = result.report.training["history"]
+    gates, after = history["gates"], history["finetuning"]
+    assert [entry["step"] for entry in gates] == list(range(1, 13))
+    # 0.3 of the steps are a ramp of four; the target is that of the next step.
+    expected = [0.6 * min(1, (step + 1) / 4) for step in range(1, 13)]
+    assert [entry["target"] for entry in gates] == pytest.approx(expected)
+    assert gates[-1]["sparsity"] == result.report.training["sparsity"]["expected"]
+    assert all(entry["l1"] < 0 < entry["loss"] for entry in gates)
+    assert [entry["step"] for entry in after] == [1, 2, 3, 4]
+    # What is far from its target has no score.
+    assert not any("score" in entry for entry in gates)
+    assert [entry["step"] for entry in after if 0 <= entry.get("score", -1) <= 1] == [4]
+
+
+def test_the_teacher_teaches_twice_and_never_drops_out(
+    samples: Samples, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lessons = []
+    forward = Distillation.forward
+
+    def seen(self: Any, outputs: Any, hidden: Any, alive: Any, batch: Any, lesson: Any) -> Any:
+        assert torch.is_grad_enabled()
+        lessons.append(lesson.prediction[0])
+        return forward(self, outputs, hidden, alive, batch, lesson)
+
+    monkeypatch.setattr(Distillation, "forward", seen)
+    model = tiny("bert", hidden_dropout_prob=0.5).float()
+    quiet = trained(model.eval(), samples)
+    assert len(lessons) == 12 + 4
+    assert_same(trained(model.train(), samples).model, quiet.model)
+    for first, second in zip(lessons[:16], lessons[16:], strict=True):
+        assert torch.equal(first, second)
+    assert model.training
+
+
+def test_closed_layers_are_not_taught(samples: Samples, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny_float("bert")
+    gates = Gates(layout_of(model))
+    values, sparsity = gates.draw()
+    for site in gates.layout.sites:
+        if site.layer == 1:
+            values.sublayers[site.name] = torch.zeros(())
+    monkeypatch.setattr(gates, "draw", lambda: (values, sparsity))
+    taught = []
+
+    def seen(outputs: Any, hidden: Any, alive: Any, batch: Any, lesson: Any) -> torch.Tensor:
+        taught.append(alive)
+        return outputs.logits.sum()
+
+    distillation = Distillation(model, "classification", GateTraining())
+    monkeypatch.setattr(distillation, "forward", seen)
+    student = Student(
+        model,
+        gates.layout.sites,
+        distillation=distillation,
+        gates=gates,
+        lagrangian=Lagrangian(0.5, 4),
+    )
+    student(**next(samples.batches(4)))
+    assert taught == [[0, 2]]
 
 
 def test_seeds_repeat_and_differ(samples: Samples) -> None:
@@ -265,7 +358,7 @@ def test_seeds_repeat_and_differ(samples: Samples) -> None:
 
 def test_gates_start_at_ranks_of_the_fisher_information(samples: Samples) -> None:
     model = tiny_float("bert")
-    layout = GateLayout.of(model, None, "params", 10.0)
+    layout = layout_of(model)
     start = fisher_start(model, layout, samples, STEPS)
     units = sum(layout.sizes)
     assert sorted(start[:units].tolist()) == pytest.approx(
@@ -275,6 +368,12 @@ def test_gates_start_at_ranks_of_the_fisher_information(samples: Samples) -> Non
     statistics = fastprune.collect_statistics(model, samples)
     worth = statistics.importance()[4 : 4 + 37]  # filters of layer 0
     assert torch.equal(worth.argsort(), start[4 : 4 + 37].argsort())
+    # Of heads and filters together, by what each costs: a head has four matrices of 8 x 32, and
+    # biases but for the output's, a filter a row, a bias and a column.
+    costs = torch.tensor([4 * 8 * 32 + 3 * 8] * 4 + [2 * 32 + 1] * 37)
+    assert torch.equal(
+        (statistics.importance() / costs.repeat(3)).argsort(), start[:units].argsort()
+    )
     result = trained(model, samples, training=replace(SHORT, start="fisher"))
     assert result.report.training["start"] == "fisher"
 
@@ -314,7 +413,7 @@ def test_layers_that_are_run_again_are_refused(samples: Samples) -> None:
 
 def test_frozen_models_are_refused(samples: Samples) -> None:
     model = tiny_float("bert").requires_grad_(False)
-    with pytest.raises(FastpruneError, match="all weights are frozen"):
+    with pytest.raises(FastpruneError, match="all weights but embeddings are frozen"):
         trained(model, samples)
 
 
@@ -359,6 +458,86 @@ def test_losses_with_weights_are_not_trained(samples: Samples) -> None:
     loss = Weighed()
     trained(tiny_float("bert"), samples, training=replace(SHORT, distillation="none", loss=loss))
     assert torch.equal(loss.weight, torch.ones(2))
+
+
+def smoothed(share: float) -> Any:
+    def loss(outputs: Any, batch: Any) -> torch.Tensor:
+        return functional.cross_entropy(outputs.logits, batch["labels"], label_smoothing=share)
+
+    return loss
+
+
+class Scaled:
+    def __init__(self, factor: float) -> None:
+        self.factor = factor
+
+    def __call__(self, outputs: Any, batch: Any) -> torch.Tensor:
+        return outputs.loss * self.factor
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (lambda o, b: o.logits.square().mean(), lambda o, b: o.logits.abs().mean()),
+        (lambda o, b: o.loss * 0.5, lambda o, b: o.loss * 0.25),
+        (smoothed(0.1), smoothed(0.5)),
+        (Scaled(1), Scaled(2)),
+        (partial(Scaled.__call__, Scaled(1)), partial(Scaled.__call__, Scaled(2))),
+    ],
+    ids=["names", "constants", "closures", "objects", "partial"],
+)
+def test_another_loss_is_another_training(one: Any, other: Any) -> None:
+    first, second = (GateTraining(distillation="none", loss=loss) for loss in (one, other))
+    assert first.chosen() == first.chosen() != second.chosen()
+
+
+def test_a_loss_that_counts_is_the_same_when_it_goes_on(
+    samples: Samples, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def counted() -> Any:
+        seen: list[int] = []
+
+        def loss(outputs: Any, batch: Any) -> torch.Tensor:
+            seen.append(1)
+            return outputs.loss
+
+        return loss
+
+    training = replace(SHORT, distillation="none", checkpoints=tmp_path)
+    with interrupted(monkeypatch, 14):
+        trained(tiny_float("bert"), samples, training=replace(training, loss=counted()))
+    with counting(monkeypatch) as steps:
+        again = replace(training, loss=counted(), resume=True)
+        trained(tiny_float("bert"), samples, training=again)
+    assert len(steps) == 4
+
+
+class TaggedForSequenceClassification(BertForSequenceClassification):
+    """Reads hidden dimensions in a place of its own."""
+
+    def __init__(self, config: Any) -> None:
+        super().__init__(config)
+        self.tagger = torch.nn.Linear(config.hidden_size, 3)
+
+    def forward(self, **batch: Any) -> Any:
+        found = super().forward(**batch, output_hidden_states=True)
+        tags = self.tagger(found.hidden_states[-1])
+        if found.loss is not None:
+            found.loss = found.loss + tags.square().mean()
+        return found
+
+
+def test_heads_of_ones_own_keep_hidden_dimensions(samples: Samples) -> None:
+    model = TaggedForSequenceClassification(tiny("bert").config)
+    training = replace(SHORT, distillation="none")
+    result = trained(model, samples, training=training)
+    assert result.hidden is None
+    assert result.report.params.kept <= 0.4
+    with pytest.raises(
+        UnsupportedModelError,
+        match="does not run without some of its",
+    ):
+        trained(model, samples, training=replace(training, gates=("filters", "hidden")))
 
 
 @pytest.mark.parametrize("name", ["seed", "dtype", "progress"])
@@ -419,7 +598,7 @@ def test_what_diverges_says_so_and_leaves_nothing(samples: Samples, tmp_path: Pa
 
 
 def test_gates_that_are_not_finite_are_not_settled() -> None:
-    gates = Gates(GateLayout.of(tiny_float("bert"), None, "params", 10.0))
+    gates = Gates(layout_of(tiny_float("bert")))
     with torch.no_grad():
         gates.alpha[3] = float("nan")
     with pytest.raises(NumericalError, match="finite"):
@@ -433,7 +612,7 @@ def test_a_full_disk_is_named(
         raise RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 1 vs 2")
 
     monkeypatch.setattr("torch.save", full)
-    with pytest.raises(CheckpointError, match="make room and go on with --resume"):
+    with pytest.raises(CheckpointError, match="where checkpoints are kept go on with --resume"):
         trained(tiny_float("bert"), samples, training=replace(SHORT, checkpoints=tmp_path))
 
 
@@ -469,12 +648,12 @@ def test_other_scores_and_data_are_other_trainings(samples: Samples, tmp_path: P
     model, kept = tiny_float("bert"), replace(SHORT, checkpoints=tmp_path)
     trained(model, samples, training=kept, eval_data=samples)
     again = replace(kept, resume=True)
-    for options in (
-        {"eval_data": samples, "metric": "loss"},
-        {"eval_data": samples.select(range(8))},
-        {"eval_data": samples, "seq_len": 7},
-    ):
-        with pytest.raises(CheckpointError, match="other settings"):
+    for says, options in {
+        "metric was accuracy and is loss;": {"eval_data": samples, "metric": "loss"},
+        "another held-out samples": {"eval_data": samples.select(range(8))},
+        "seq_len was 7.75 and is 7;": {"eval_data": samples, "seq_len": 7},
+    }.items():
+        with pytest.raises(CheckpointError, match=re.escape(says)):
             trained(model, samples, training=again, **options)
 
 
@@ -540,7 +719,7 @@ def test_samples_without_labels_are_refused() -> None:
 
 
 def test_budgets_that_gates_cannot_meet_are_refused_before_training(samples: Samples) -> None:
-    with pytest.raises(BudgetError, match="at least"):
+    with pytest.raises(BudgetError, match="is the least that is left"):
         trained(
             tiny_float("bert"), samples, "params=0.2", training=replace(SHORT, gates=("heads",))
         )

@@ -189,6 +189,11 @@ def test_hard_concrete_has_the_published_values(device: torch.device) -> None:
     for alpha, p in ((0.0, 0.83182), (1.0, 0.93077), (LN100, 0.99798), (-LN100, 0.04713)):
         assert float(drawn(alpha, 0.5).open[0]) == pytest.approx(p, abs=5e-6)
     assert [float(drawn(0.0, u).gates) for u in (0.1, 0.5, 0.9)] == pytest.approx([0, 0.5, 1])
+    evenly = (torch.arange(10_000, dtype=torch.float64, device=device) + 0.5) / 10_000
+    one = torch.ones(1, dtype=torch.float64, device=device)
+    fresh = ops.hard_concrete(evenly * 0, evenly, [10_000], one).gates
+    assert float((fresh == 1).double().mean()) == pytest.approx(0.168, abs=5e-4)
+    assert float(fresh.mean()) == pytest.approx(0.5, abs=1e-6)
     # BERT-base: heads of 196,864 weights and biases, filters of 1,536 weights. Their share is of
     # all of these and the biases of FFNs, which no gate removes.
     sizes, weights = [12, 3072] * 12, [12 * 196864.0, 3072 * 1536.0] * 12
