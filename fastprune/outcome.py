@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from fastprune.budget import Budget, price_sites
 from fastprune.budget.latency import LatencyTable
+from fastprune.cofi.lagrangian import steps_to_settle
 from fastprune.data import Samples
 from fastprune.device import device_of
 from fastprune.merging.reduction import schedule_of
@@ -98,6 +99,7 @@ def describe(
         warnings=[
             *_warnings(outcome.tuning, settings.parity),
             *_training_warnings(outcome.training),
+            *_emptiness(pruned),
             *promise_warnings(given, budget, latency, table),
         ],
         device=str(device_of(pruned)),
@@ -145,10 +147,20 @@ def _training_warnings(training: dict[str, Any] | None) -> list[str]:
     target, expected = (training["sparsity"][name] for name in ("target", "expected"))
     if target - expected <= training["tolerance"]:
         return []
+    steps, rate = training["history"]["gates"][-1]["step"], training["gate_rate"]
     return [
-        f"the gates expect a sparsity of {expected:.3f} where {target:.3f} is asked for, so the "
-        "rest went without being learnt; train longer, or raise the gate rate"
+        f"after {steps} steps the gates expect a sparsity of {expected:.3f} where {target:.3f} is "
+        "asked for, so the rest went without being learnt; train longer, or raise the gate rate: "
+        f"at {rate:g} gates take about {steps_to_settle(rate)} steps"
     ]
+
+
+def _emptiness(pruned: nn.Module) -> list[str]:
+    """What to say of a model that has lost all its layers."""
+    units = layer_units(pruned)
+    if any(units["attention"]) or any(units["ffn"]):
+        return []
+    return ["no layer has anything left, only embeddings and head are; raise the budget"]
 
 
 def _prunable(model: nn.Module, seq_len: float) -> float:

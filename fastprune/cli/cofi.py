@@ -23,6 +23,7 @@ from fastprune.cofi.choices import (
     MATCHINGS,
     STARTS,
     TEACHER_LAYERS,
+    UNDER_GATES,
     GateTraining,
 )
 from fastprune.cofi.options import OPTIONS, gate_training
@@ -59,12 +60,6 @@ def _kinds(context: click.Context, parameter: click.Parameter, value: str | None
 )
 @phase_options
 @click.option(
-    "--gate-rate",
-    default=_DEFAULT.gate_rate,
-    show_default=True,
-    help="Learning rate of gates.",
-)
-@click.option(
     "--ramp",
     default=_DEFAULT.ramp,
     show_default=True,
@@ -90,6 +85,30 @@ def _kinds(context: click.Context, parameter: click.Parameter, value: str | None
     default=_DEFAULT.teacher_layers,
     show_default=True,
     help="Which four layers of MODEL are imitated.",
+)
+@click.option(
+    "--layer-share",
+    default=_DEFAULT.layer_share,
+    show_default=True,
+    help="How much of the loss hidden states are; the rest are predictions.",
+)
+@click.option(
+    "--temperature",
+    default=_DEFAULT.temperature,
+    show_default=True,
+    help="That softens predictions.",
+)
+@click.option(
+    "--tolerance",
+    default=_DEFAULT.tolerance,
+    show_default=True,
+    help="How far sparsity may be below its target where a checkpoint counts.",
+)
+@click.option(
+    "--weight-decay",
+    default=UNDER_GATES.weight_decay,
+    show_default=True,
+    help="Of matrices.",
 )
 @click.option(
     "--start",

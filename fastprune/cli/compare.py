@@ -106,13 +106,13 @@ def compare(
     """Prune MODEL (a directory or a hub id) in several ways, and compare the scores."""
     calm_libraries()
     silent = quiet or as_json
-    training = {name: options.pop(name) for name in PHASES}
+    training = {name: options.pop(name) for name in (*PHASES, "gate_rate")}
     choices = {
         "budgets": tuple(map(parse_budget, budgets)),
         "dtype": resolve_dtype(dtype),
         "progress": not silent,
         "cache": resolve_cache(cache),
-        "training": gate_training(**training),
+        "training": gate_training(**training) if "cofi" in methods else None,
         **options,
     }
     found = run_comparison(

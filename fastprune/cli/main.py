@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
 from typing import Any
@@ -27,6 +28,9 @@ from fastprune.distributed import current_group, data_parallel
 from fastprune.errors import FastpruneError
 from fastprune.version import __version__
 
+_KEEP_CHECKPOINTS = ("cofi", "finetune", "search")
+"""Commands that train."""
+
 
 class _Group(click.Group):
     """Prints fastprune's own errors as the one line they are.
@@ -46,7 +50,8 @@ class _Group(click.Group):
         # A terminated run leaves through the same clean-up as an interrupted one.
         signal.signal(signal.SIGTERM, signal.default_int_handler)
         try:
-            with current_group().agreed():
+            with current_group().agreed(), warnings.catch_warnings():
+                warnings.showwarning = _warn
                 return super().invoke(context)
         except FastpruneError as error:
             _complain(error)
@@ -57,8 +62,16 @@ class _Group(click.Group):
             _complain("memory ran out; use a smaller --batch or --batch-size, or fewer --samples")
             sys.exit(1)
         except KeyboardInterrupt:
-            click.echo("fastprune: interrupted; nothing was left half-written", err=True)
+            resumes = context.invoked_subcommand in _KEEP_CHECKPOINTS
+            cure = "; --resume goes on from its last checkpoint" if resumes else ""
+            click.echo(f"fastprune: interrupted; nothing was left half-written{cure}", err=True)
             sys.exit(130)
+
+
+def _warn(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
+    """Warnings about a run as lines of their own; what is for programmers stays unsaid."""
+    if issubclass(category, RuntimeWarning):
+        click.echo(f"fastprune: warning: {message}", err=True)
 
 
 def _complain(error: FastpruneError | str) -> None:

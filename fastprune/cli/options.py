@@ -8,7 +8,7 @@ from typing import Any, TypeVar, get_args
 import click
 
 from fastprune.calibration.objective import Targets
-from fastprune.cofi.choices import AFTERWARDS, UNDER_GATES
+from fastprune.cofi.choices import AFTERWARDS, UNDER_GATES, GateTraining
 from fastprune.selection import METHODS
 from fastprune.settings import PRESETS, TEACHERS
 from fastprune.structure import GRANULARITIES
@@ -74,6 +74,12 @@ _PHASES = [
         show_default=True,
         help="Method cofi: of weights afterwards, likewise.",
     ),
+    click.option(
+        "--gate-rate",
+        default=GateTraining.gate_rate,
+        show_default=True,
+        help="Method cofi: learning rate of gates.",
+    ),
 ]
 _WAY = [
     click.option(
@@ -84,7 +90,7 @@ _WAY = [
     click.option(
         "--tune",
         type=click.Choice(list(TUNERS)),
-        help="How the units that stay are corrected.  [default: weights]",
+        help="How the units that stay are corrected.  [default: weights; cofi: none]",
     ),
     click.option(
         "--preset", type=click.Choice(PRESETS), help="Follow a published algorithm exactly."
@@ -118,7 +124,9 @@ _SETTINGS = [
         show_default=True,
         help="How finely attention is cut: whole heads, or dimensions inside them.",
     ),
-    click.option("--samples", type=int, help="Calibration samples.  [default: 2048, or all]"),
+    click.option(
+        "--samples", type=int, help="Calibration samples.  [default: 2048, or all; cofi: all]"
+    ),
     click.option(
         "--targets",
         type=click.Choice(get_args(Targets)),

@@ -129,6 +129,8 @@ def print_comparison(found: Comparison) -> None:
         table.add_row(way.method, way.tune, *scores, f"{found.seconds(way):.1f}")
     console.print(table)
     console.print(f"{found.clock}: of one budget, from calibration on")
+    for warning in found.warnings:
+        console.print(f"[yellow]warning:[/] {warning}")
     for reason in dict.fromkeys(found.left_out.values()):
         names = [name for name, why in found.left_out.items() if why == reason]
         console.print(f"left out: {'; '.join(names)}: {reason}")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 from uuid import uuid4
@@ -134,14 +136,16 @@ class GateTraining:
             ("temperature", None),
         ):
             _check_number(name, getattr(self, name), most)
-        if self.loss is not None and not callable(self.loss):
-            raise FastpruneError(f"loss must be a function of outputs and batch, got {self.loss!r}")
+        if self.loss is not None:
+            _check_loss(self.loss)
         if self.checkpoints is not None and not isinstance(self.checkpoints, (str, os.PathLike)):
             raise FastpruneError(f"checkpoints must be a directory, got {self.checkpoints!r}")
         if self.loss is not None and self.distillation != "none":
             raise FastpruneError(
                 "a loss of one's own does not go with distillation; use distillation='none'"
             )
+        if not isinstance(self.resume, bool):
+            raise FastpruneError(f"resume must be True or False, got {self.resume!r}")
         if self.resume and self.checkpoints is None:
             raise FastpruneError("resume needs the directory of the checkpoints to go on from")
 
@@ -160,9 +164,22 @@ def _described(loss: Any) -> str:
     return f"{getattr(loss, '__module__', '')}.{name} {described}"
 
 
+def _check_loss(loss: object) -> None:
+    """Refuse what cannot be called with a model's outputs and a batch."""
+    fits = callable(loss)
+    if callable(loss):
+        with suppress(ValueError):  # some of C have no signature
+            try:
+                inspect.signature(loss).bind(None, None)
+            except TypeError:
+                fits = False
+    if not fits:
+        raise FastpruneError(f"loss must be a function of outputs and batch, got {loss!r}")
+
+
 def _check_number(name: str, value: Any, most: float | None) -> None:
     """Refuse what is no share, from 0 to ``most``, or no positive number of a sane size."""
     fits = is_number(value) and (0 < value <= LARGEST if most is None else 0 <= value <= most)
     if not fits:
-        span = f"a positive number up to {LARGEST:g}" if most is None else f"between 0 and {most}"
+        span = "a positive number of a sane size" if most is None else f"between 0 and {most}"
         raise FastpruneError(f"{name} must be {span}, got {value}")

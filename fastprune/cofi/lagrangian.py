@@ -2,8 +2,19 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
+
+_SETTLING = 30.0
+"""Steps times their gate rate until gates keep to their target: after fewer they are still closing,
+or have run past it, as multipliers ascend for as long as it is missed."""
+
+
+def steps_to_settle(gate_rate: float) -> int:
+    """How many steps gates take, about, to come to rest at a target of sparsity."""
+    return math.ceil(_SETTLING / gate_rate)
 
 
 class Lagrangian(nn.Module):

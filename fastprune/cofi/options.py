@@ -7,7 +7,7 @@ from typing import Any
 
 from fastprune.cofi.choices import AFTERWARDS, UNDER_GATES, GateTraining
 
-_COMMON = ("batch_size", "accumulate", "save_every")
+_COMMON = ("batch_size", "accumulate", "save_every", "weight_decay")
 """Of both phases."""
 PHASES = ("epochs", "learning_rate", "finetune_epochs", "finetune_learning_rate")
 """How long weights are trained and how fast, under gates and afterwards."""

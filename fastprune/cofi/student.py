@@ -112,7 +112,10 @@ def _checked(loss: object) -> Tensor:
         found = f"{type(loss).__name__}"
         if isinstance(loss, Tensor):
             found = f"a tensor of {loss.dtype} and shape {list(loss.shape)}"
-        raise FastpruneError(f"the loss given returns {found}; it has to return one float, a mean")
+        raise FastpruneError(
+            f"the loss given returns {found}; it has to return a tensor of one number, computed "
+            "from the model's outputs"
+        )
     if torch.is_grad_enabled() and not loss.requires_grad:
         raise FastpruneError("the loss given has no gradient; compute it from the model's outputs")
     return loss.reshape(())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from fastprune.cofi.distillation import Distillation
 from fastprune.cofi.folding import compact_gated
 from fastprune.cofi.gates import Gates
 from fastprune.cofi.goal import Goal
-from fastprune.cofi.lagrangian import Lagrangian
+from fastprune.cofi.lagrangian import Lagrangian, steps_to_settle
 from fastprune.cofi.layout import GateLayout
 from fastprune.cofi.possible import all_but_one, check_hidden_gates, possible_gates
 from fastprune.cofi.start import fisher_start
@@ -45,6 +46,10 @@ from fastprune.training.loop import (
     surroundings_kept,
 )
 
+_DIVERGED = (
+    "training does not stay finite; use a smaller learning rate or float32, and see that a loss of "
+    "your own is finite"
+)
 History = list[dict[str, float]]
 """Of :func:`fastprune.training.loop.record`."""
 
@@ -93,6 +98,7 @@ class Cofi:
                 "layers are run again, the gates they were under are gone"
             )
         self._dense, self._goal, self._choices, self._group = dense, goal, choices, group
+        self._say_if_short()
         inputs = to_device(model_inputs(goal.samples.collate([0])), device_of(dense))
         if choices.gates is None:
             self._kinds = possible_gates(dense, inputs)
@@ -141,7 +147,7 @@ class Cofi:
             distillation = self._distillation()
             with watch.stage("search"):
                 first = self._under_gates(
-                    model, gates, distillation, cost, target, directory / "gates"
+                    budget, model, gates, distillation, cost, target, directory / "gates"
                 )
             with watch.stage("compact"):
                 values = within(gates, cost)
@@ -149,12 +155,23 @@ class Cofi:
                 if distillation is not None and values.hidden is not None:
                     distillation.narrow_(values.hidden)
             with watch.stage("tune"):
-                then = self._finetune(model, distillation, directory / "finetuning")
+                then = self._finetune(budget, model, distillation, directory / "finetuning")
         history = {"gates": first, "finetuning": then}
         self._restore_flags(model)
         masks = {name: mask.float() for name, mask in values.kept(layout.sites).items()}
         hidden = None if values.hidden is None else (values.hidden != 0).float()
         return Trained(model, masks, hidden, self._record(gates, target, history))
+
+    def _say_if_short(self) -> None:
+        steps, rate = self._steps(self._choices.training), self._choices.gate_rate
+        enough = steps_to_settle(rate)
+        if steps < enough:
+            warnings.warn(
+                f"{steps} steps under gates are few: at a gate rate of {rate:g} gates take about "
+                f"{enough} to settle at a target; train longer, or raise the gate rate",
+                RuntimeWarning,
+                stacklevel=2,
+            )
 
     def _layout(self, budget: Budget) -> GateLayout:
         return GateLayout.of(self._dense, self._kinds, budget.kind, self._goal.seq_len)
@@ -168,6 +185,7 @@ class Cofi:
 
     def _under_gates(
         self,
+        budget: Budget,
         model: nn.Module,
         gates: Gates,
         distillation: Distillation | None,
@@ -192,11 +210,16 @@ class Cofi:
                 return self._goal.short_by(missing)
             return self._score(compact_gated(model, sites, within(gates, cost)))
 
-        _, history = self._run(student, choices.training, directory, score, "train under gates")
+        label = f"{budget}: train under gates"
+        _, history = self._run(student, choices.training, directory, score, label)
         return [self._goal.without_short(entry) for entry in history]
 
     def _finetune(
-        self, model: nn.Module, distillation: Distillation | None, directory: Path
+        self,
+        budget: Budget,
+        model: nn.Module,
+        distillation: Distillation | None,
+        directory: Path,
     ) -> History:
         training = self._choices.finetuning
         if training is None or not trained_weights(model):
@@ -206,9 +229,9 @@ class Cofi:
         )
         score = partial(self._score, model)
         if self._goal.score is None:
-            return self._run(student, training, directory, score, "fine-tune")[1]
+            return self._run(student, training, directory, score, f"{budget}: fine-tune")[1]
         before, weights = score(), copy.deepcopy(model.state_dict())
-        best, history = self._run(student, training, directory, score, "fine-tune")
+        best, history = self._run(student, training, directory, score, f"{budget}: fine-tune")
         if best is not None and self._goal.better(before, best):
             model.load_state_dict(weights)
         return history
@@ -261,7 +284,7 @@ class Cofi:
                 label=label,
                 figures=student.figures,
             )
-            run(trainer, directory, last)
+            run(trainer, directory, last, diverged=_DIVERGED)
             return trainer.state.best_metric, record(trainer)
 
     def _distillation(self) -> Distillation | None:

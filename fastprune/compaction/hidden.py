@@ -23,6 +23,8 @@ def check_hidden(stream: ResidualStream, mask: Tensor) -> Tensor:
     """
     if not isinstance(mask, Tensor):
         raise FastpruneError(f"the mask of hidden dimensions is no tensor: {type(mask).__name__}")
+    if mask.layout != torch.strided or mask.is_complex():
+        raise FastpruneError("the mask of hidden dimensions must be a dense tensor of real numbers")
     if tuple(mask.shape) != (stream.width,):
         raise FastpruneError(
             f"the mask of hidden dimensions has shape {tuple(mask.shape)} but the model has "

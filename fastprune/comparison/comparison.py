@@ -75,6 +75,17 @@ class Comparison:
         """Of one way at one budget, over the seeds."""
         return Mean.of([cell.score for cell in self._cells(way, budget)])
 
+    @property
+    def warnings(self) -> list[str]:
+        """What reports had to say, with what it is about."""
+        told = {
+            f"{trial.way}, {cell.budget}, seed {trial.seed}: {warning}": None
+            for trial in self.trials
+            for cell in trial.cells
+            for warning in cell.warnings
+        }
+        return list(told)
+
     def macs(self, way: Way, budget: str) -> float:
         """Mean share of the prunable part's multiply-accumulates that is left."""
         return statistics.fmean(cell.macs for cell in self._cells(way, budget))

@@ -93,11 +93,12 @@ def write_summaries(found: Comparison, out: Path) -> None:
 
 
 def markdown(found: Comparison) -> str:
-    """The table of scores: one line per way, one column per budget."""
+    """The table of scores: one line per way, one column per budget; and warnings below it."""
     head = ["method", "tune", *found.budgets, found.clock]
     lines = [head, ["---"] * len(head)]
     for way in found.ways:
         scores = [str(found.score(way, budget)) for budget in found.budgets]
         lines.append([way.method, way.tune, *scores, f"{found.seconds(way):.1f}"])
     table = "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
-    return f"{found.metric}, dense {found.dense:.4f}\n\n{table}\n"
+    told = "".join(f"\n- {warning}" for warning in found.warnings)
+    return f"{found.metric}, dense {found.dense:.4f}\n\n{table}\n{told and told + chr(10)}"

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
+
 from fastprune.data.samples import Samples
 from fastprune.errors import DataError
 
@@ -20,11 +22,18 @@ def check_labels(samples: Samples, config: Any) -> None:
     """
     if samples.labels is None:
         return
+    if not torch.isfinite(samples.labels).all():
+        raise DataError("a label is not finite; correct the labels")
     if samples.task == "question-answering":
         _check_answers(samples)
     classes = getattr(config, "num_labels", None)
     if samples.task not in ("classification", "image") or not classes:
         return
+    if samples.labels.is_floating_point():
+        raise DataError(
+            f"labels are numbers of {samples.labels.dtype}, but the model tells classes apart; "
+            "give whole numbers"
+        )
     for label in (int(samples.labels.min()), int(samples.labels.max())):
         if not 0 <= label < classes:
             raise DataError(

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from fastprune.checks import is_whole
 from fastprune.ops.checks import (
     STATISTICS,
     checked_sizes,
@@ -67,7 +68,7 @@ def hard_concrete(
     """
     sizes = checked_sizes(sizes)
     require(len(sizes) > 0, "sizes must name one site at least")
-    require(hidden >= 0, f"hidden must not be negative: {hidden}")
+    require(is_whole(hidden) and hidden >= 0, f"hidden must be a whole number from 0 on: {hidden}")
     gates = sum(sizes) + (len(sizes) if sublayers else 0) + hidden
     require_dtype("alpha", alpha, STATISTICS)
     require_dtype("noise", noise, [alpha.dtype])

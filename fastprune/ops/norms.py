@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import sys
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -164,7 +164,7 @@ def _require_columns(
 
 
 def _require_eps(eps: float) -> None:
-    fits = isinstance(eps, (int, float)) and 0 <= eps < math.inf
+    fits = isinstance(eps, (int, float)) and 0 <= eps <= sys.float_info.max
     require(fits, f"eps must be finite and >= 0, not {eps!r}")
 
 

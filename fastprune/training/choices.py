@@ -10,6 +10,7 @@ import torch
 from fastprune.checks import is_number, is_whole
 from fastprune.errors import FastpruneError
 
+_MOST = 2**31
 LARGEST = 1e30
 """Of rates and other numbers: larger ones overflow before they can be called too large."""
 
@@ -22,8 +23,8 @@ class Training:
         epochs: rounds through the samples, perhaps a part of one.
         batch_size: samples of a batch, in every process.
         accumulate: batches whose gradients make one step.
-        learning_rate: the highest; it rises over the first tenth of the steps and falls as a
-            cosine.
+        learning_rate: the highest. In fine-tuning it rises over the first tenth of the steps and
+            falls as a cosine; under gates, and after them, it falls linearly.
         weight_decay: of AdamW.
         save_every: steps between checkpoints; None = at the end of each epoch.
         seed: of the order of samples and of dropout.
@@ -48,14 +49,17 @@ class Training:
             value = getattr(self, name)
             if name == "save_every" and value is None:
                 continue
-            if not is_whole(value) or value < 1:
+            if not is_whole(value) or not 1 <= value < _MOST:
                 raise FastpruneError(f"{name} must be a whole number from 1 on, got {value}")
         for name in ("epochs", "learning_rate"):
             value = getattr(self, name)
             if not is_number(value) or not 0 < value <= LARGEST:
                 raise FastpruneError(
-                    f"{name} must be a positive number up to {LARGEST:g}, got {value}"
+                    f"{name} must be a positive number of a sane size, got {value}"
                 )
+        for name in ("group_by_length", "progress"):
+            if not isinstance(getattr(self, name), bool):
+                raise FastpruneError(f"{name} must be True or False, got {getattr(self, name)!r}")
         if not is_number(self.weight_decay) or self.weight_decay < 0:
             raise FastpruneError(f"weight_decay must be 0 or more, got {self.weight_decay}")
         if not is_whole(self.seed) or not 0 <= self.seed < 2**31:

@@ -9,7 +9,7 @@ from tiny_models import tiny
 from torch import nn
 
 from fastprune.cofi.gates import LARGEST, Gates
-from fastprune.cofi.lagrangian import Lagrangian
+from fastprune.cofi.lagrangian import Lagrangian, steps_to_settle
 from fastprune.cofi.steps import make_steps
 
 
@@ -39,6 +39,28 @@ def test_it_holds_the_target_after_the_ramp(target: float, pull: float) -> None:
         assert float(gates.alpha.detach().abs().max()) <= LARGEST + 1e-6
     assert max(abs(s - target) for s in seen[-100:]) < 0.01
     assert lagrangian.target == target
+
+
+def missed(steps: int, rate: float, target: float, pull: float) -> float:
+    """By how much gates are off their target after so many steps, if the task keeps them open."""
+    torch.manual_seed(0)
+    gates, lagrangian = Gates(layout(tiny("bert"))), Lagrangian(target, round(0.4 * steps))
+    optimizer = optimizer_of(gates, lagrangian, gate_rate=rate)
+    for _ in range(steps):
+        values, sparsity = gates.draw()
+        opened = torch.cat([*values.units.values(), values.hidden])
+        optimizer.zero_grad()
+        (lagrangian(sparsity) - pull * opened.mean()).backward()
+        optimizer.step()
+    return abs(gates.sparsity() - target)
+
+
+@pytest.mark.parametrize("target", [0.5, 0.8, 0.9])
+@pytest.mark.parametrize("pull", [0.0, 1.0])
+def test_gates_take_as_long_to_settle_as_is_said(target: float, pull: float) -> None:
+    for rate in (0.05, 0.1):
+        assert missed(steps_to_settle(rate), rate, target, pull) < 0.01
+    assert missed(steps_to_settle(0.1) // 3, 0.1, target, pull) > 0.05
 
 
 def test_the_target_ramps_up_linearly() -> None:

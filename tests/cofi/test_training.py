@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
+import random
 import re
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
@@ -26,6 +29,7 @@ from fastprune.atomic import locked
 from fastprune.cli import main
 from fastprune.cofi.distillation import Distillation
 from fastprune.cofi.gates import LARGEST, Gates
+from fastprune.cofi.goal import Goal
 from fastprune.cofi.lagrangian import Lagrangian
 from fastprune.cofi.start import fisher_start
 from fastprune.cofi.student import Student
@@ -621,9 +625,12 @@ def test_weights_that_layers_share_are_refused_before_training(samples: Samples)
     layers = model.bert.encoder.layer
     layers[2].output.dense.weight = layers[0].output.dense.weight
     started = []
-    data = replace(samples, labels=samples.labels)
+
+    def loss(outputs: Any, batch: Any) -> None:
+        started.append(batch)
+
     with pytest.raises(UnsupportedModelError, match="shared with another module"):
-        trained(model, data, training=replace(SHORT, distillation="none", loss=started.append))
+        trained(model, samples, training=replace(SHORT, distillation="none", loss=loss))
     assert not started
 
 
@@ -671,15 +678,18 @@ def test_other_scores_and_data_are_other_trainings(samples: Samples, tmp_path: P
         ({"gate_rate": 0}, "positive"),
         ({"temperature": float("nan")}, "positive"),
         ({"tolerance": True}, "between 0 and 1"),
-        ({"loss": abs}, "distillation='none'"),
+        ({"loss": max}, "distillation='none'"),
+        ({"loss": abs, "distillation": "none"}, "function of outputs and batch"),
+        ({"loss": lambda outputs: 0, "distillation": "none"}, "function of outputs and batch"),
+        ({"checkpoints": "x", "resume": []}, "resume must be True or False"),
         ({"resume": True}, "directory of the checkpoints"),
         ({"training": 3}, "Training"),
         ({"gates": "heads"}, "list of names"),
         ({"gates": 5}, "list of names"),
         ({"checkpoints": 5}, "must be a directory"),
         ({"loss": 5, "distillation": "none"}, "must be a function"),
-        ({"temperature": 1e300}, "up to 1e"),
-        ({"gate_rate": 1e308}, "up to 1e"),
+        ({"temperature": 1e300}, "of a sane size"),
+        ({"gate_rate": 1e308}, "of a sane size"),
     ],
 )
 def test_bad_choices_are_refused(changes: dict[str, Any], says: str) -> None:
@@ -825,3 +835,106 @@ def test_bad_options_end_in_one_line(on_disk: list[str], tmp_path: Path, option:
     assert done.output.startswith("fastprune: error: ")
     assert not (tmp_path / "small").exists()
     assert not (tmp_path / "small.checkpoints").exists()
+
+
+def test_few_steps_are_said_beforehand(samples: Samples) -> None:
+    with pytest.warns(RuntimeWarning, match="12 steps under gates are few: .* about 60 to settle"):
+        trained(tiny_float("bert"), samples)
+
+
+def test_the_callers_surroundings_stay(samples: Samples, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Random states, switched gradients, and what accelerate reads from the environment."""
+    plain = trained(tiny_float("bert"), samples)
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
+    model = tiny_float("bert")
+    states = torch.get_rng_state(), random.getstate(), str(np.random.get_state())  # noqa: NPY002
+    with torch.no_grad():
+        assert_same(trained(model, samples).model, plain.model)
+    assert torch.equal(torch.get_rng_state(), states[0])
+    assert (random.getstate(), str(np.random.get_state())) == states[1:]  # noqa: NPY002
+    assert os.environ["ACCELERATE_MIXED_PRECISION"] == "bf16"
+    with torch.inference_mode():
+        model = tiny_float("bert")
+        assert_same(trained(model, samples).model, plain.model)
+
+
+def test_checkpoints_can_be_moved(
+    samples: Samples, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The best of them is then found where it is now."""
+    every = replace(STEPS, save_every=2)
+    training = GateTraining(
+        training=every, finetuning=replace(every, epochs=1), gate_rate=0.5, ramp=0, tolerance=1
+    )
+    options = {"eval_data": samples, "metric": "loss"}
+    whole = trained(tiny_float("bert"), samples, training=training, **options)
+    with interrupted(monkeypatch, 14):
+        kept = replace(training, checkpoints=tmp_path / "here")
+        trained(tiny_float("bert"), samples, training=kept, **options)
+    (tmp_path / "here").rename(tmp_path / "there")
+    moved = replace(training, checkpoints=tmp_path / "there", resume=True)
+    again = trained(tiny_float("bert"), samples, training=moved, **options)
+    assert_same(again.model, whole.model)
+    assert again.report.score == whole.report.score
+
+
+def test_what_is_off_its_target_never_beats_what_is_not() -> None:
+    goal = Goal(text_samples("regression"), None, "loss", None, False, 8.0)
+    assert goal.better(1e30, goal.short_by(0.1))
+    assert goal.better(goal.short_by(0.1), goal.short_by(0.2))
+
+
+def test_nothing_left_to_train_is_left_as_it_is(samples: Samples) -> None:
+    """Of the only layer that may change, nothing is left after training under gates."""
+    model = tiny_float("bert").requires_grad_(False)
+    model.bert.embeddings.word_embeddings.requires_grad_(True)
+    with pytest.raises(FastpruneError, match="all weights but embeddings"):
+        trained(model, samples)
+    model.bert.encoder.layer[0].attention.self.query.weight.requires_grad_(True)
+    for distillation in ("prediction", "none"):
+        training = replace(SHORT, distillation=distillation)
+        result = trained(model, samples, "params=0.001", training=training)
+        assert result.report.params.kept <= 0.001
+
+
+def test_layers_that_are_skipped_teach_nothing() -> None:
+    model = tiny("opt", layerdrop=0.5).float()
+    trained(model, samples_for("opt", count=16))
+
+
+def test_other_types_by_default(samples: Samples) -> None:
+    torch.set_default_dtype(torch.float64)
+    try:
+        result = trained(tiny_float("bert"), samples)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert {p.dtype for p in result.model.parameters()} == {torch.float32}
+
+
+def test_a_single_hidden_dimension_stays(samples: Samples) -> None:
+    narrow = fastprune.compact(tiny_float("bert"), {}, hidden=torch.arange(32) == 3)
+    assert stream_width(trained(narrow, samples).model) == 1
+
+
+def test_losses_that_are_not_finite_end_it(samples: Samples) -> None:
+    training = replace(
+        SHORT, distillation="none", loss=lambda out, batch: out.logits.mean() * 0 + float("inf")
+    )
+    with pytest.raises(NumericalError, match="a loss of your own"):
+        trained(tiny_float("bert"), samples, training=training)
+
+
+@pytest.mark.parametrize(
+    ("labels", "says"),
+    [(torch.rand(16), "whole numbers"), (torch.full((16,), float("nan")), "not finite")],
+)
+def test_labels_of_other_types(labels: torch.Tensor, says: str, samples: Samples) -> None:
+    data = replace(samples, labels=labels)
+    with pytest.raises(DataError, match=says):
+        trained(tiny_float("bert"), data)
+
+
+def test_an_empty_model_is_told_of(samples: Samples) -> None:
+    result = trained(tiny_float("bert"), samples, "params=1e-9")
+    assert any("no layer has anything left" in warning for warning in result.report.warnings)
+    assert sum(p.numel() for p in result.model.parameters()) > 0
