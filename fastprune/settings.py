@@ -126,9 +126,8 @@ class Settings:
         original = f"preset {self.preset}" if self.parity else None
         refusing = f"method {self.method_name}" if self.selection.while_tuning else original
         if self.promises_latency and refusing:
-            raise FastpruneError(
-                f"{refusing} does not go with latency budgets; use method obs or fisher"
-            )
+            cure = "a budget in params or macs" if self.selection.trains else "method obs or fisher"
+            raise FastpruneError(f"{refusing} does not go with latency budgets; use {cure}")
 
     def _check_tokens(self, share: float) -> None:
         """Refuse shares out of range, and what token reduction does not go with."""

@@ -1,4 +1,4 @@
-"""Gates on a live model, where what is closed is not computed.
+"""Gates on a live model, where units and sublayers that are closed are not computed.
 
 Gates are drawn once for a whole batch, so a unit that is closed is closed for all of it: its rows
 and columns are left out of the products of that step. This is exact. A closed unit adds nothing,

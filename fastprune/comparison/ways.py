@@ -64,6 +64,8 @@ def combine(
     """
     methods, tunes = _once("method", methods, METHODS), _once("tune", tunes, TUNERS)
     every = [Way(method, tune) for method in methods for tune in tunes]
+    if "none" in tunes:  # what trains has no other way, and nobody needs to be told
+        every = [way for way in every if way.tune == "none" or not METHODS[way.method].trains]
     return honoured(every, lambda way: way.settings(choices))
 
 

@@ -267,7 +267,20 @@ def test_methods_that_train_are_compared_where_they_are_asked_for(bert, samples,
         bert, samples, BUDGETS[1], method="cofi", training=training, eval_data=samples
     )
     assert found.trials[-1].cells[1].score == alone.report.score.pruned
-    assert set(found.left_out) == {"cofi, scale", "cofi, weights"}
+    assert not found.left_out
+    with pytest.raises(FastpruneError, match="tune=weights"):
+        fastprune.compare(bert, samples, samples, BUDGETS, methods=["cofi"], tunes=["weights"])
+
+
+def test_warnings_stand_below_the_table(bert, samples, tmp_path):
+    steps = Training(epochs=1, batch_size=8, learning_rate=1e-3)
+    found = fastprune.compare(
+        bert, samples, samples, ["macs=0.4"], methods=["cofi"], tunes=["none"], seeds=(0,),
+        training=GateTraining(training=steps, finetuning=None), out=tmp_path / "c",
+    )  # fmt: skip
+    (warning,) = found.warnings
+    assert warning.startswith("cofi, none, macs=0.4, seed 0: after 3 steps the gates expect")
+    assert (tmp_path / "c" / "comparison.md").read_text().endswith(f"\n- {warning}\n")
 
 
 def test_methods_that_train_are_not_compared_by_default():
