@@ -101,8 +101,13 @@ def load_model(
     """A model ready to work on, in evaluation mode where it is loaded from a path.
 
     A live model stays where it is unless a device is named; then it is moved there and stays.
+
+    Raises:
+        FastpruneError: a live model that puts out tuples.
     """
     if isinstance(model, nn.Module):
+        if getattr(getattr(model, "config", None), "return_dict", True) is False:
+            raise FastpruneError("the model puts out tuples; set model.config.return_dict = True")
         return model if device == "auto" else model.to(resolve_device(device))
     target = resolve_device(device)
     loaded: nn.Module = load_pretrained(model)

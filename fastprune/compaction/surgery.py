@@ -45,7 +45,8 @@ def compact(
         sites: that the masks are of, such as those of :func:`find_inner_sites`; by default those
             of :func:`find_sites`.
         hidden: float or bool [hidden size], nonzero = kept: dimensions of the residual stream to
-            remove from everything that sees it. Norms are then taken over those that stay.
+            remove from everything that sees it. Norms are then taken over those that stay. Of a
+            model's heads for tasks the usual ones are known; with others, try the copy.
 
     The original is untouched. dtype, device, ``requires_grad``, training flags and tied weights
     carry over. Removed weights are never copied, so the peak is the original plus the result.

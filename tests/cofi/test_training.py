@@ -938,3 +938,10 @@ def test_an_empty_model_is_told_of(samples: Samples) -> None:
     result = trained(tiny_float("bert"), samples, "params=1e-9")
     assert any("no layer has anything left" in warning for warning in result.report.warnings)
     assert sum(p.numel() for p in result.model.parameters()) > 0
+
+
+def test_models_that_put_out_tuples_are_refused(samples: Samples) -> None:
+    model = tiny_float("bert")
+    model.config.return_dict = False
+    with pytest.raises(FastpruneError, match="return_dict = True"):
+        trained(model, samples)
