@@ -362,10 +362,13 @@ class Settings:
         return default if self.tune is None else self.tune
 
     @property
+    def _training(self) -> GateTraining:
+        return GateTraining() if self.training is None else self.training
+
+    @property
     def gate_training(self) -> GateTraining:
         """How a model is trained under gates."""
-        chosen = GateTraining() if self.training is None else self.training
-        return chosen.running(seed=self.seed, dtype=self.dtype, progress=self.progress)
+        return self._training.running(seed=self.seed, dtype=self.dtype, progress=self.progress)
 
     def keeping(self, checkpoints: Path, *, resume: bool) -> Settings:
         """These settings, with training that keeps checkpoints, unless it says where itself.
@@ -374,10 +377,9 @@ class Settings:
             checkpoints: a directory.
             resume: go on from what is there.
         """
-        training = GateTraining() if self.training is None else self.training
-        if training.checkpoints is not None:
+        if self._training.checkpoints is not None:
             return self
-        kept = replace(training, checkpoints=checkpoints, resume=resume)
+        kept = replace(self._training, checkpoints=checkpoints, resume=resume)
         return replace(self, training=kept)
 
     @property

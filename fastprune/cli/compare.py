@@ -106,13 +106,14 @@ def compare(
     """Prune MODEL (a directory or a hub id) in several ways, and compare the scores."""
     calm_libraries()
     silent = quiet or as_json
+    trains = any(METHODS[name].trains for name in methods)
     training = {name: options.pop(name) for name in (*PHASES, "gate_rate")}
     choices = {
         "budgets": tuple(map(parse_budget, budgets)),
         "dtype": resolve_dtype(dtype),
         "progress": not silent,
         "cache": resolve_cache(cache),
-        "training": gate_training(**training) if "cofi" in methods else None,
+        "training": gate_training(**training) if trains else None,
         **options,
     }
     found = run_comparison(

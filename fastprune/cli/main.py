@@ -8,7 +8,7 @@ import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
-from typing import Any
+from typing import Any, TextIO
 
 import click
 
@@ -27,9 +27,6 @@ from fastprune.device import is_memory
 from fastprune.distributed import current_group, data_parallel
 from fastprune.errors import FastpruneError
 from fastprune.version import __version__
-
-_KEEP_CHECKPOINTS = ("cofi", "finetune", "search")
-"""Commands that train."""
 
 
 class _Group(click.Group):
@@ -50,8 +47,7 @@ class _Group(click.Group):
         # A terminated run leaves through the same clean-up as an interrupted one.
         signal.signal(signal.SIGTERM, signal.default_int_handler)
         try:
-            with current_group().agreed(), warnings.catch_warnings():
-                warnings.showwarning = _warn
+            with current_group().agreed(), _own_warnings():
                 return super().invoke(context)
         except FastpruneError as error:
             _complain(error)
@@ -62,16 +58,37 @@ class _Group(click.Group):
             _complain("memory ran out; use a smaller --batch or --batch-size, or fewer --samples")
             sys.exit(1)
         except KeyboardInterrupt:
-            resumes = context.invoked_subcommand in _KEEP_CHECKPOINTS
-            cure = "; --resume goes on from its last checkpoint" if resumes else ""
+            cure = "; --resume goes on with it" if self._resumes(context.invoked_subcommand) else ""
             click.echo(f"fastprune: interrupted; nothing was left half-written{cure}", err=True)
             sys.exit(130)
 
+    def _resumes(self, command: str | None) -> bool:
+        """Whether a command can go on with what an interrupted one has done."""
+        found = self.commands.get(command or "")
+        return found is not None and any(param.name == "resume" for param in found.params)
 
-def _warn(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
-    """Warnings about a run as lines of their own; what is for programmers stays unsaid."""
-    if issubclass(category, RuntimeWarning):
-        click.echo(f"fastprune: warning: {message}", err=True)
+
+@contextmanager
+def _own_warnings() -> Iterator[None]:
+    """Within the block what warns of a run is one line; what libraries have to say is as it was."""
+    with warnings.catch_warnings():
+        show = warnings.showwarning
+
+        def shown(
+            message: Warning | str,
+            category: type[Warning],
+            filename: str,
+            lineno: int,
+            file: TextIO | None = None,
+            line: str | None = None,
+        ) -> None:
+            if issubclass(category, RuntimeWarning):
+                click.echo(f"fastprune: warning: {message}", err=True)
+            else:
+                show(message, category, filename, lineno, file, line)
+
+        warnings.showwarning = shown
+        yield
 
 
 def _complain(error: FastpruneError | str) -> None:

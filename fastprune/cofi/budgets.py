@@ -34,16 +34,15 @@ def within(gates: Gates, cost: float) -> GateValues:
     def fits(values: GateValues) -> bool:
         return layout.cost(values) <= cost
 
-    # What is dear can be too much where what is cheap is not, so the dearest stays as it is first.
-    # Of sublayers, which all go at once where they are as likely as each other, one stays.
-    fixed: dict[str, float] = {}
-    shift = _CLOSED
-    for kind in ("sublayers", "heads", "hidden", "filters"):
+    # Sublayers that are as likely as each other go together; of all of them the likeliest stays.
+    shift = _largest(lambda shift: fits(gates.settled(shift)), _CLOSED)
+    fixed, first = {"sublayers": shift}, gates.first_sublayer()
+    if shift < first and fits(gates.settled(_CLOSED, {"sublayers": first})):
+        fixed["sublayers"], shift = first, _CLOSED
+    # What is dear can be too much where what is cheap is not, so the dearest is settled first.
+    for kind in ("heads", "hidden", "filters"):
         shift = _largest(lambda shift: fits(gates.settled(shift, fixed)), shift)
         fixed[kind] = shift
-        first = gates.first_sublayer()
-        if kind == "sublayers" and shift < first and fits(gates.settled(_CLOSED, {kind: first})):
-            fixed[kind], shift = first, _CLOSED
     return gates.settled(shift, fixed)
 
 

@@ -31,15 +31,7 @@ from fastprune.distributed import Group
 from fastprune.errors import FastpruneError
 from fastprune.report import Stopwatch
 from fastprune.training.checkpoints import directory_for
-from fastprune.training.loop import (
-    check_trainable,
-    surroundings_kept,
-)
-
-_DIVERGED = (
-    "training does not stay finite; use a smaller learning rate or float32, and see that a loss of "
-    "your own is finite"
-)
+from fastprune.training.loop import check_trainable, surroundings_kept
 
 
 @dataclass(frozen=True)

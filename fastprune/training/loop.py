@@ -136,8 +136,6 @@ def make_trainer(
     device = device_of(model)
     steps = training.steps(len(samples), current_group().size)
     when = "epoch" if training.save_every is None else "steps"
-    # Or it would decide where neither of the two below is asked for.
-    os.environ.pop("ACCELERATE_MIXED_PRECISION", None)
     arguments = TrainingArguments(
         output_dir=str(directory),
         num_train_epochs=training.epochs,
@@ -252,7 +250,8 @@ def surroundings_kept(device: torch.device) -> Iterator[None]:
     Args:
         device: that is trained on.
     """
-    precision = os.environ.get("ACCELERATE_MIXED_PRECISION")
+    # Or it would decide where the Trainer is asked for neither bfloat16 nor float16.
+    precision = os.environ.pop("ACCELERATE_MIXED_PRECISION", None)
     python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002
     devices = [device] if device.type == "cuda" else []
     try:

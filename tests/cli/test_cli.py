@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import warnings
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from tiny_models import tiny
 
 import fastprune
 from fastprune.cli import main
+from fastprune.errors import FastpruneError
 from fastprune.structure import find_inner_sites
 
 
@@ -199,8 +201,36 @@ def test_an_interrupt_leaves_nothing_behind(workspace, tmp_path, monkeypatch, mo
     monkeypatch.setattr(moment, interrupt)
     result = run(*prune_arguments(workspace, tmp_path / "out"))
     assert result.exit_code == 130
-    assert result.output.strip().splitlines()[-1].startswith("fastprune: interrupted")
+    last = result.output.strip().splitlines()[-1]
+    assert last == "fastprune: interrupted; nothing was left half-written"
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("command", ["cofi", "finetune", "sweep", "compare"])
+def test_an_interrupt_says_what_can_go_on(monkeypatch, command):
+    def interrupt(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(main.commands[command], "invoke", interrupt)
+    result = run(command, "m", "--train", "t", "--eval", "e", "--out", "o")
+    assert result.exit_code == 130
+    assert result.output.strip().endswith("half-written; --resume goes on with it")
+
+
+def test_warnings_of_a_run_are_lines_and_others_stay(workspace, tmp_path, monkeypatch):
+    def warn(*args, **kwargs):
+        warnings.warn("mind the gap", RuntimeWarning, stacklevel=2)
+        warnings.warn("from a library", UserWarning, stacklevel=2)
+        raise FastpruneError("enough")
+
+    monkeypatch.setattr("fastprune.survey.collect_statistics", warn)
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        warnings.showwarning = lambda message, *where: print(f"shown: {message}")
+        result = run(*prune_arguments(workspace, tmp_path / "out"))
+    assert "fastprune: warning: mind the gap\n" in result.output
+    assert "shown: from a library\n" in result.output
+    assert "shown: mind" not in result.output
 
 
 def test_what_is_read_is_never_overwritten(workspace, tmp_path):

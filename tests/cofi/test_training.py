@@ -1,32 +1,25 @@
-"""Training under gates from end to end: what comes out, is resumed, and is refused."""
+"""Training under gates from end to end: what comes out of it, and what stays as it was."""
 
 from __future__ import annotations
 
-import json
 import os
 import random
-import re
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from click.testing import CliRunner
 from gated_models import layout as layout_of
 from gated_models import tiny_float
-from interruptions import counting, interrupted, stopping
+from interruptions import counting
+from small_trainings import SHORT, STEPS, assert_same, logits, trained
 from tiny_models import tiny
-from tiny_samples import image_samples, samples_for, text_samples
-from torch.nn import functional
-from transformers import BertForSequenceClassification
+from tiny_samples import samples_for, text_samples
 
 import fastprune
-from fastprune import GateTraining, Training, prune
-from fastprune.atomic import locked
-from fastprune.cli import main
+from fastprune import GateTraining, Training
 from fastprune.cofi.distillation import Distillation
 from fastprune.cofi.gates import LARGEST, Gates
 from fastprune.cofi.goal import Goal
@@ -34,43 +27,10 @@ from fastprune.cofi.lagrangian import Lagrangian
 from fastprune.cofi.start import fisher_start
 from fastprune.cofi.student import Student
 from fastprune.data import Samples
-from fastprune.data.samples import model_inputs
-from fastprune.errors import (
-    BudgetError,
-    CheckpointError,
-    DataError,
-    FastpruneError,
-    NumericalError,
-    UnsupportedModelError,
-)
+from fastprune.errors import FastpruneError
 from fastprune.structure import layer_units
 from fastprune.structure.stream import stream_width
 from fastprune.training.loop import batch_inputs
-
-STEPS = Training(epochs=3, batch_size=4, learning_rate=1e-3, group_by_length=True)
-SHORT = GateTraining(training=STEPS, finetuning=replace(STEPS, epochs=1), gate_rate=0.5, ramp=0.3)
-
-
-@pytest.fixture
-def samples() -> Samples:
-    return text_samples("classification", 16)
-
-
-def trained(model: Any, data: Any, budget: str = "params=0.4", **options: Any) -> Any:
-    given = {"training": SHORT, "latency": False, **options}
-    return prune(model, data, budget, method="cofi", **given)
-
-
-def logits(model: Any, samples: Samples) -> torch.Tensor:
-    with torch.no_grad():
-        return model(**model_inputs(next(samples.batches(8))))[0]
-
-
-def assert_same(ours: Any, theirs: Any) -> None:
-    assert layer_units(ours) == layer_units(theirs)
-    for name, value in theirs.state_dict().items():
-        assert torch.equal(value, ours.state_dict()[name]), name
-
 
 FAMILIES = ["bert", "roberta", "distilbert", "electra", "vit", "gpt2", "opt", "llama"]
 
@@ -153,20 +113,6 @@ def test_a_model_learns_to_do_with_less(distillation: str, taught: tuple[Any, Sa
     assert fastprune.evaluate(cut, data) < 0.75
 
 
-def test_a_loss_of_ones_own(samples: Samples) -> None:
-    seen = []
-
-    def loss(outputs: Any, batch: Any) -> torch.Tensor:
-        seen.append(sorted(batch))
-        return outputs.logits.square().mean()
-
-    training = replace(SHORT, distillation="none", loss=loss)
-    result = trained(tiny_float("bert"), samples, training=training)
-    assert len(seen) == 12 + 4
-    assert seen[0] == ["attention_mask", "input_ids", "labels"]
-    assert ".loss " in result.report.training["loss"]
-
-
 @pytest.mark.parametrize("family", ["bert", "electra", "gpt2", "opt", "llama"])
 def test_embeddings_stay_what_they_were(family: str) -> None:
     model, data = tiny_float(family), samples_for(family, count=16)
@@ -179,41 +125,6 @@ def test_embeddings_stay_what_they_were(family: str) -> None:
     shared = {"lm_head.weight"} if model.config.tie_word_embeddings else set()
     assert {n for n in same if "norm" in n.lower() or "project" in n} == set()
     assert len(set(same) - shared) <= len(tables) + 3  # and biases of keys, which do nothing
-
-
-@pytest.mark.parametrize(
-    ("family", "distillation", "after"),
-    [("gpt2", "layers", 2), ("bert", "layers", 7), ("gpt2", "none", 13), ("bert", "none", 13)],
-)
-def test_an_interrupted_one_goes_on_as_if_nothing_had_happened(
-    family: str, distillation: str, after: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Under gates (12 steps) and afterwards (4 steps)."""
-    model, every = tiny_float(family), replace(STEPS, save_every=2)
-    data = samples_for(family, count=16)
-    training = GateTraining(training=every, finetuning=replace(every, epochs=1), gate_rate=0.5)
-    training = replace(training, distillation=distillation)
-    whole = trained(model, data, training=training)
-    kept = replace(training, checkpoints=tmp_path)
-    with interrupted(monkeypatch, after):
-        trained(model, data, training=kept)
-    again = trained(model, data, training=replace(kept, resume=True))
-    assert_same(again.model, whole.model)
-    assert again.report.training == whole.report.training
-    # All is there already: nothing is trained once more.
-    with monkeypatch.context() as patch:
-        patch.setattr(torch.optim.AdamW, "step", None)
-        assert_same(trained(model, data, training=replace(kept, resume=True)).model, whole.model)
-
-
-def test_checkpoints_of_other_choices_are_refused(samples: Samples, tmp_path: Path) -> None:
-    model = tiny_float("bert")
-    kept = replace(SHORT, checkpoints=tmp_path)
-    trained(model, samples, training=kept)
-    with pytest.raises(CheckpointError, match="resume"):
-        trained(model, samples, training=kept)
-    with pytest.raises(CheckpointError, match=r"gate_rate was 0\.5 and is 0\.4;"):
-        trained(model, samples, training=replace(kept, resume=True, gate_rate=0.4))
 
 
 def test_the_best_checkpoint_that_is_small_enough_is_taken(
@@ -407,20 +318,6 @@ def test_accumulated_batches_make_one_step(
     assert len(steps) == 12
 
 
-def test_layers_that_are_run_again_are_refused(samples: Samples) -> None:
-    """By then their gates would be gone, and gradients would be wrong in silence."""
-    model = tiny_float("bert").train()
-    model.gradient_checkpointing_enable()
-    with pytest.raises(FastpruneError, match="gradient checkpointing off"):
-        trained(model, samples)
-
-
-def test_frozen_models_are_refused(samples: Samples) -> None:
-    model = tiny_float("bert").requires_grad_(False)
-    with pytest.raises(FastpruneError, match="all weights but embeddings are frozen"):
-        trained(model, samples)
-
-
 def test_modes_and_flags_come_back(samples: Samples) -> None:
     model = tiny_float("bert").train()
     model.bert.encoder.layer[1].output.dense.weight.requires_grad_(False)
@@ -450,398 +347,6 @@ def test_a_result_can_be_trained_on(samples: Samples) -> None:
     assert stream_width(second.model) <= stream_width(first.model) < 32
 
 
-def test_losses_with_weights_are_not_trained(samples: Samples) -> None:
-    class Weighed(torch.nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.weight = torch.nn.Parameter(torch.ones(2))
-
-        def forward(self, outputs: Any, batch: Any) -> torch.Tensor:
-            return (outputs.logits * self.weight).square().mean()
-
-    loss = Weighed()
-    trained(tiny_float("bert"), samples, training=replace(SHORT, distillation="none", loss=loss))
-    assert torch.equal(loss.weight, torch.ones(2))
-
-
-def smoothed(share: float) -> Any:
-    def loss(outputs: Any, batch: Any) -> torch.Tensor:
-        return functional.cross_entropy(outputs.logits, batch["labels"], label_smoothing=share)
-
-    return loss
-
-
-class Scaled:
-    def __init__(self, factor: float) -> None:
-        self.factor = factor
-
-    def __call__(self, outputs: Any, batch: Any) -> torch.Tensor:
-        return outputs.loss * self.factor
-
-
-@pytest.mark.parametrize(
-    ("one", "other"),
-    [
-        (lambda o, b: o.logits.square().mean(), lambda o, b: o.logits.abs().mean()),
-        (lambda o, b: o.loss * 0.5, lambda o, b: o.loss * 0.25),
-        (smoothed(0.1), smoothed(0.5)),
-        (Scaled(1), Scaled(2)),
-        (partial(Scaled.__call__, Scaled(1)), partial(Scaled.__call__, Scaled(2))),
-    ],
-    ids=["names", "constants", "closures", "objects", "partial"],
-)
-def test_another_loss_is_another_training(one: Any, other: Any) -> None:
-    first, second = (GateTraining(distillation="none", loss=loss) for loss in (one, other))
-    assert first.chosen() == first.chosen() != second.chosen()
-
-
-def test_a_loss_that_counts_is_the_same_when_it_goes_on(
-    samples: Samples, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def counted() -> Any:
-        seen: list[int] = []
-
-        def loss(outputs: Any, batch: Any) -> torch.Tensor:
-            seen.append(1)
-            return outputs.loss
-
-        return loss
-
-    training = replace(SHORT, distillation="none", checkpoints=tmp_path)
-    with interrupted(monkeypatch, 14):
-        trained(tiny_float("bert"), samples, training=replace(training, loss=counted()))
-    with counting(monkeypatch) as steps:
-        again = replace(training, loss=counted(), resume=True)
-        trained(tiny_float("bert"), samples, training=again)
-    assert len(steps) == 4
-
-
-class TaggedForSequenceClassification(BertForSequenceClassification):
-    """Reads hidden dimensions in a place of its own."""
-
-    def __init__(self, config: Any) -> None:
-        super().__init__(config)
-        self.tagger = torch.nn.Linear(config.hidden_size, 3)
-
-    def forward(self, **batch: Any) -> Any:
-        found = super().forward(**batch, output_hidden_states=True)
-        tags = self.tagger(found.hidden_states[-1])
-        if found.loss is not None:
-            found.loss = found.loss + tags.square().mean()
-        return found
-
-
-def test_heads_of_ones_own_keep_hidden_dimensions(samples: Samples) -> None:
-    model = TaggedForSequenceClassification(tiny("bert").config)
-    training = replace(SHORT, distillation="none")
-    result = trained(model, samples, training=training)
-    assert result.hidden is None
-    assert result.report.params.kept <= 0.4
-    with pytest.raises(
-        UnsupportedModelError,
-        match="does not run without some of its",
-    ):
-        trained(model, samples, training=replace(training, gates=("filters", "hidden")))
-
-
-@pytest.mark.parametrize("name", ["seed", "dtype", "progress"])
-def test_what_a_run_has_in_common_is_said_once(name: str, samples: Samples) -> None:
-    value = {"seed": 3, "dtype": torch.bfloat16, "progress": True}[name]
-    training = replace(SHORT, finetuning=replace(STEPS, **{name: value}))
-    with pytest.raises(FastpruneError, match=f"{name} is one of the whole run"):
-        trained(tiny_float("bert"), samples, training=training)
-
-
-def test_checkpoints_without_their_best_one_are_passed_over(
-    samples: Samples, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The best one may be what comes out, so it has to be whole, too."""
-    scores = {"value": 0.0}
-
-    def dictated(*_: Any, **__: Any) -> float:
-        scores["value"] += 1
-        return float(scores["value"] == 2)  # the first after the dense model's
-
-    monkeypatch.setattr("fastprune.evaluation.scorer.evaluate", dictated)
-    steps = replace(STEPS, save_every=1, epochs=1)
-    training = GateTraining(
-        training=steps, finetuning=None, ramp=0, tolerance=1, checkpoints=tmp_path
-    )
-    with interrupted(monkeypatch, 3):
-        trained(tiny_float("bert"), samples, training=training, eval_data=samples)
-    folder = tmp_path / "params-0.4" / "gates"
-    assert {p.name for p in folder.glob("c*")} == {"checkpoint-1", "checkpoint-3"}
-    weights = folder / "checkpoint-1" / "model.safetensors"
-    weights.write_bytes(weights.read_bytes()[:-20])
-    with pytest.warns(RuntimeWarning, match="damaged"), counting(monkeypatch) as taken:
-        trained(
-            tiny_float("bert"),
-            samples,
-            training=replace(training, resume=True),
-            eval_data=samples,
-        )
-    assert len(taken) == 4
-
-
-def test_two_trainings_do_not_share_a_directory(samples: Samples, tmp_path: Path) -> None:
-    training = replace(SHORT, checkpoints=tmp_path)
-    (tmp_path / "params-0.4" / "gates").mkdir(parents=True)
-    with (
-        locked(tmp_path / "params-0.4" / "gates", "somebody"),
-        pytest.raises(CheckpointError, match="another training is at work"),
-    ):
-        trained(tiny_float("bert"), samples, training=training)
-
-
-def test_what_diverges_says_so_and_leaves_nothing(samples: Samples, tmp_path: Path) -> None:
-    steps = replace(STEPS, learning_rate=1e30, epochs=9)
-    training = replace(SHORT, training=steps, checkpoints=tmp_path)
-    with pytest.raises(NumericalError, match="does not stay finite"):
-        trained(tiny_float("bert"), samples, training=training, eval_data=samples)
-    assert not list(tmp_path.glob("**/checkpoint-*"))
-
-
-def test_gates_that_are_not_finite_are_not_settled() -> None:
-    gates = Gates(layout_of(tiny_float("bert")))
-    with torch.no_grad():
-        gates.alpha[3] = float("nan")
-    with pytest.raises(NumericalError, match="finite"):
-        gates.settled()
-
-
-def test_a_full_disk_is_named(
-    samples: Samples, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def full(*_: Any, **__: Any) -> None:
-        raise RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 1 vs 2")
-
-    monkeypatch.setattr("torch.save", full)
-    with pytest.raises(CheckpointError, match="where checkpoints are kept go on with --resume"):
-        trained(tiny_float("bert"), samples, training=replace(SHORT, checkpoints=tmp_path))
-
-
-def test_weights_that_layers_share_are_refused_before_training(samples: Samples) -> None:
-    model = tiny_float("bert")
-    layers = model.bert.encoder.layer
-    layers[2].output.dense.weight = layers[0].output.dense.weight
-    started = []
-
-    def loss(outputs: Any, batch: Any) -> None:
-        started.append(batch)
-
-    with pytest.raises(UnsupportedModelError, match="shared with another module"):
-        trained(model, samples, training=replace(SHORT, distillation="none", loss=loss))
-    assert not started
-
-
-@pytest.mark.parametrize(
-    ("loss", "says"),
-    [
-        (lambda out, batch: out.logits.mean(1), "shape \\[4\\]"),
-        (lambda out, batch: None, "returns NoneType"),
-        (lambda out, batch: 0.3, "returns float"),
-        (lambda out, batch: out.logits.mean().detach(), "no gradient"),
-        (lambda out, batch: out.logits.argmax(), "int64"),
-    ],
-)
-def test_losses_that_cannot_be_trained_on(loss: Any, says: str, samples: Samples) -> None:
-    with pytest.raises(FastpruneError, match=says):
-        trained(
-            tiny_float("bert"), samples, training=replace(SHORT, distillation="none", loss=loss)
-        )
-
-
-def test_other_scores_and_data_are_other_trainings(samples: Samples, tmp_path: Path) -> None:
-    model, kept = tiny_float("bert"), replace(SHORT, checkpoints=tmp_path)
-    trained(model, samples, training=kept, eval_data=samples)
-    again = replace(kept, resume=True)
-    for says, options in {
-        "metric was accuracy and is loss;": {"eval_data": samples, "metric": "loss"},
-        "another held-out samples": {"eval_data": samples.select(range(8))},
-        "seq_len was 7.75 and is 7;": {"eval_data": samples, "seq_len": 7},
-    }.items():
-        with pytest.raises(CheckpointError, match=re.escape(says)):
-            trained(model, samples, training=again, **options)
-
-
-@pytest.mark.parametrize(
-    ("changes", "says"),
-    [
-        ({"gates": ()}, "no gates to train"),
-        ({"gates": ("tails",)}, "unknown gates 'tails'"),
-        ({"distillation": "all"}, "unknown distillation"),
-        ({"matching": "v4"}, "unknown matching"),
-        ({"teacher_layers": "some"}, "unknown teacher_layers"),
-        ({"start": "closed"}, "unknown start"),
-        ({"ramp": 1.5}, "between 0 and 1"),
-        ({"layer_share": -1}, "between 0 and 1"),
-        ({"gate_rate": 0}, "positive"),
-        ({"temperature": float("nan")}, "positive"),
-        ({"tolerance": True}, "between 0 and 1"),
-        ({"loss": max}, "distillation='none'"),
-        ({"loss": abs, "distillation": "none"}, "function of outputs and batch"),
-        ({"loss": lambda outputs: 0, "distillation": "none"}, "function of outputs and batch"),
-        ({"checkpoints": "x", "resume": []}, "resume must be True or False"),
-        ({"resume": True}, "directory of the checkpoints"),
-        ({"training": 3}, "Training"),
-        ({"gates": "heads"}, "list of names"),
-        ({"gates": 5}, "list of names"),
-        ({"checkpoints": 5}, "must be a directory"),
-        ({"loss": 5, "distillation": "none"}, "must be a function"),
-        ({"temperature": 1e300}, "of a sane size"),
-        ({"gate_rate": 1e308}, "of a sane size"),
-    ],
-)
-def test_bad_choices_are_refused(changes: dict[str, Any], says: str) -> None:
-    with pytest.raises(FastpruneError, match=says):
-        GateTraining(**changes)
-
-
-@pytest.mark.parametrize(
-    ("options", "says"),
-    [
-        ({"tune": "weights"}, "does not go with tune=weights"),
-        ({"stages": 2}, "does not go with stages"),
-        ({"uniform": True}, "does not go with uniform"),
-        ({"granularity": "dimensions"}, "whole heads"),
-        ({"preset": "kwon2022"}, "preset"),
-    ],
-)
-def test_settings_it_cannot_honour(options: dict[str, Any], says: str, samples: Samples) -> None:
-    with pytest.raises(FastpruneError, match=says):
-        trained(tiny_float("bert"), samples, **options)
-
-
-def test_latency_budgets_are_refused(samples: Samples) -> None:
-    with pytest.raises(FastpruneError, match="does not go with latency"):
-        trained(tiny_float("bert"), samples, "latency=0.5")
-
-
-def test_methods_that_do_not_train_take_no_training(samples: Samples) -> None:
-    with pytest.raises(FastpruneError, match="does not train"):
-        prune(tiny_float("bert"), samples, "macs=0.5", method="obs", training=SHORT)
-
-
-def test_samples_without_labels_are_refused() -> None:
-    unlabelled = text_samples("classification", labels=False)
-    with pytest.raises(DataError, match="labels"):
-        trained(tiny_float("bert"), unlabelled)
-
-
-def test_budgets_that_gates_cannot_meet_are_refused_before_training(samples: Samples) -> None:
-    with pytest.raises(BudgetError, match="is the least that is left"):
-        trained(
-            tiny_float("bert"), samples, "params=0.2", training=replace(SHORT, gates=("heads",))
-        )
-
-
-def test_models_that_cannot_have_a_gate_are_refused() -> None:
-    with pytest.raises(UnsupportedModelError, match="not declared"):
-        trained(tiny_float("vit"), image_samples(), training=replace(SHORT, gates=("hidden",)))
-
-
-COMMAND = ["--epochs", "2", "--finetune-epochs", "1", "--batch-size", "2", "--gate-rate", "0.5"]
-
-
-@pytest.fixture
-def on_disk(tmp_path: Path, tokenizer: Any) -> list[str]:
-    model = tiny_float("bert")
-    model.save_pretrained(tmp_path / "model")
-    tokenizer.save_pretrained(tmp_path / "model")
-    rows = [f"the {'cat' if i % 2 else 'dog'} sat on the mat\t{i % 2}" for i in range(8)]
-    (tmp_path / "train.tsv").write_text("sentence\tlabel\n" + "\n".join(rows) + "\n")
-    train = str(tmp_path / "train.tsv")
-    return [str(tmp_path / "model"), "--train", train, "--eval", train]
-
-
-def test_the_command(on_disk: list[str], tmp_path: Path) -> None:
-    out = str(tmp_path / "small")
-    arguments = ["cofi", *on_disk, "--out", out, "--budget", "params=0.4", *COMMAND]
-    done = CliRunner().invoke(main, arguments, catch_exceptions=False)
-    assert done.exit_code == 0, done.output
-    report = json.loads((tmp_path / "small" / "fastprune_report.json").read_text())
-    assert report["method"] == "cofi"
-    assert report["params"]["kept"] <= 0.4
-    assert report["training"]["training"]["epochs"] == 2
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["model", "small", "train.tsv"]
-    fastprune.load_pretrained(out)
-
-
-def test_an_interrupted_command_is_resumed(
-    on_disk: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    out = tmp_path / "small"
-    arguments = ["cofi", *on_disk, "--out", str(out), "--save-every", "1", *COMMAND]
-    with stopping(monkeypatch, 5):
-        stopped = CliRunner().invoke(main, arguments)
-    assert stopped.exit_code == 130
-    assert not out.exists()
-    refused = CliRunner().invoke(main, arguments)
-    assert refused.exit_code == 1
-    assert "--resume" in refused.output
-    with counting(monkeypatch) as steps:
-        done = CliRunner().invoke(main, [*arguments, "--resume"], catch_exceptions=False)
-    assert done.exit_code == 0, done.output
-    assert len(steps) == 12 - 5  # of 2 epochs under gates and 1 afterwards, 4 steps each
-    assert not (tmp_path / "small.checkpoints").exists()
-    whole = [*arguments[:6], "--out", str(tmp_path / "whole"), *arguments[8:]]
-    assert CliRunner().invoke(main, whole).exit_code == 0
-    assert_same(*map(fastprune.load_pretrained, (out, tmp_path / "whole")))
-
-
-def test_budgets_that_are_finished_are_not_trained_again(
-    on_disk: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    out = tmp_path / "small"
-    two = ["--budget", "params=0.5", "--budget", "params=0.3", "--save-every", "1"]
-    arguments = ["cofi", *on_disk, "--out", str(out), *two, *COMMAND]
-    with stopping(monkeypatch, 14):
-        assert CliRunner().invoke(main, arguments).exit_code == 130
-    assert [path.name for path in out.iterdir()] == ["params-0.5"]
-    first = fastprune.load_pretrained(out / "params-0.5")
-    with counting(monkeypatch) as steps:
-        done = CliRunner().invoke(main, [*arguments, "--resume"], catch_exceptions=False)
-    assert done.exit_code == 0, done.output
-    assert len(steps) == 24 - 14
-    assert_same(fastprune.load_pretrained(out / "params-0.5"), first)
-    assert (out / "params-0.3").is_dir()
-
-
-def test_only_its_own_checkpoints_are_removed(on_disk: list[str], tmp_path: Path) -> None:
-    beside = tmp_path / "small.checkpoints"
-    beside.mkdir()
-    train = beside / "train.tsv"
-    train.write_text((tmp_path / "train.tsv").read_text())
-    arguments = ["cofi", on_disk[0], "--train", str(train), "--budget", "params=0.5", *COMMAND]
-    done = CliRunner().invoke(main, [*arguments, "--out", str(tmp_path / "small")])
-    assert done.exit_code == 0, done.output
-    assert [path.name for path in beside.iterdir()] == ["train.tsv"]
-
-
-@pytest.mark.parametrize("out", [".", "/"])
-def test_places_that_are_no_target(out: str, on_disk: list[str], tmp_path: Path) -> None:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(tmp_path)
-        done = CliRunner().invoke(main, ["cofi", *on_disk, "--out", out])
-    assert done.exit_code == 1
-    assert done.output.startswith("fastprune: error: ")
-
-
-@pytest.mark.parametrize("option", [["--gates", "heads,tails"], ["--epochs", "0"], ["--ramp", "2"]])
-def test_bad_options_end_in_one_line(on_disk: list[str], tmp_path: Path, option: list[str]) -> None:
-    arguments = ["cofi", *on_disk, "--out", str(tmp_path / "small"), *option]
-    done = CliRunner().invoke(main, arguments)
-    assert done.exit_code == 1
-    assert done.output.startswith("fastprune: error: ")
-    assert not (tmp_path / "small").exists()
-    assert not (tmp_path / "small.checkpoints").exists()
-
-
-def test_few_steps_are_said_beforehand(samples: Samples) -> None:
-    with pytest.warns(RuntimeWarning, match="12 steps under gates are few: .* about 60 to settle"):
-        trained(tiny_float("bert"), samples)
-
-
 def test_the_callers_surroundings_stay(samples: Samples, monkeypatch: pytest.MonkeyPatch) -> None:
     """Random states, switched gradients, and what accelerate reads from the environment."""
     plain = trained(tiny_float("bert"), samples)
@@ -856,26 +361,6 @@ def test_the_callers_surroundings_stay(samples: Samples, monkeypatch: pytest.Mon
     with torch.inference_mode():
         model = tiny_float("bert")
         assert_same(trained(model, samples).model, plain.model)
-
-
-def test_checkpoints_can_be_moved(
-    samples: Samples, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The best of them is then found where it is now."""
-    every = replace(STEPS, save_every=2)
-    training = GateTraining(
-        training=every, finetuning=replace(every, epochs=1), gate_rate=0.5, ramp=0, tolerance=1
-    )
-    options = {"eval_data": samples, "metric": "loss"}
-    whole = trained(tiny_float("bert"), samples, training=training, **options)
-    with interrupted(monkeypatch, 14):
-        kept = replace(training, checkpoints=tmp_path / "here")
-        trained(tiny_float("bert"), samples, training=kept, **options)
-    (tmp_path / "here").rename(tmp_path / "there")
-    moved = replace(training, checkpoints=tmp_path / "there", resume=True)
-    again = trained(tiny_float("bert"), samples, training=moved, **options)
-    assert_same(again.model, whole.model)
-    assert again.report.score == whole.report.score
 
 
 def test_what_is_off_its_target_never_beats_what_is_not() -> None:
@@ -916,32 +401,7 @@ def test_a_single_hidden_dimension_stays(samples: Samples) -> None:
     assert stream_width(trained(narrow, samples).model) == 1
 
 
-def test_losses_that_are_not_finite_end_it(samples: Samples) -> None:
-    training = replace(
-        SHORT, distillation="none", loss=lambda out, batch: out.logits.mean() * 0 + float("inf")
-    )
-    with pytest.raises(NumericalError, match="a loss of your own"):
-        trained(tiny_float("bert"), samples, training=training)
-
-
-@pytest.mark.parametrize(
-    ("labels", "says"),
-    [(torch.rand(16), "whole numbers"), (torch.full((16,), float("nan")), "not finite")],
-)
-def test_labels_of_other_types(labels: torch.Tensor, says: str, samples: Samples) -> None:
-    data = replace(samples, labels=labels)
-    with pytest.raises(DataError, match=says):
-        trained(tiny_float("bert"), data)
-
-
 def test_an_empty_model_is_told_of(samples: Samples) -> None:
     result = trained(tiny_float("bert"), samples, "params=1e-9")
     assert any("no layer has anything left" in warning for warning in result.report.warnings)
     assert sum(p.numel() for p in result.model.parameters()) > 0
-
-
-def test_models_that_put_out_tuples_are_refused(samples: Samples) -> None:
-    model = tiny_float("bert")
-    model.config.return_dict = False
-    with pytest.raises(FastpruneError, match="return_dict = True"):
-        trained(model, samples)
